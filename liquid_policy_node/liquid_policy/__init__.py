@@ -1,0 +1,1 @@
+"""Liquid imitation policies: interface, alignment, policy, safety filter. Imports without ROS."""

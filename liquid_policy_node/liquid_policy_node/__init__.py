@@ -1,0 +1,1 @@
+"""Perception, policy and safety nodes around the library liquid_policy."""

@@ -1,0 +1,1 @@
+"""The simulator as a ROS node with the topics of a real robot, and the demo."""

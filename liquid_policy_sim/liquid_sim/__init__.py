@@ -1,0 +1,1 @@
+"""MuJoCo scenes, expert, demonstrations and evaluation. Imports without ROS."""

@@ -1,0 +1,1 @@
+"""Learning from recorded demonstrations: bags, windows, learners. Imports without ROS."""

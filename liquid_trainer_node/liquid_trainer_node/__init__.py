@@ -1,0 +1,1 @@
+"""Trainer and recorder nodes around the library liquid_trainer."""

@@ -1,0 +1,28 @@
+"""Build of liquid_trainer_node: the library liquid_trainer, the trainer and the recorder node."""
+
+from setuptools import find_packages, setup
+
+package_name = 'liquid_trainer_node'
+
+setup(
+    name=package_name,
+    version='0.1.0',
+    packages=find_packages(include=['liquid_trainer', 'liquid_trainer_node']),
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{package_name}']),
+        (f'share/{package_name}', ['package.xml']),
+    ],
+    install_requires=['setuptools', 'numpy', 'rosbags', 'torch', 'tqdm'],
+    zip_safe=True,
+    maintainer='Liquid policy maintainers',
+    maintainer_email='maintainers@liquid-policy.example.org',
+    description='Learning liquid policies from recorded demonstrations; trainer and recorder nodes',
+    license='Apache-2.0',
+    entry_points={
+        'console_scripts': [
+            'trainer_node = liquid_trainer_node.trainer_node:main',
+            'recorder_node = liquid_trainer_node.recorder_node:main',
+            'train = liquid_trainer.train:main',
+        ],
+    },
+)
