@@ -1,0 +1,8 @@
+"""Import the packages before pytest meets the folders that share their names."""
+
+# With --import-mode=importlib pytest would call liquid_policy_node/test/test_x.py
+# 'liquid_policy_node.test.test_x' and make a module 'liquid_policy_node' of the outer folder,
+# which hides the package inside it. A package that is already imported stays.
+import liquid_policy_node  # noqa: F401
+import liquid_policy_sim  # noqa: F401
+import liquid_trainer_node  # noqa: F401
