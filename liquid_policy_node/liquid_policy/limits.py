@@ -1,0 +1,244 @@
+"""What the safety filter enforces: limits of URDF and interface file, the strictest of each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from liquid_policy.interface import Interface
+
+SPEED_UNITS = ('rad/s', 'm/s')
+
+
+class LimitsError(ValueError):
+    """Limits are missing or contradict each other; the text gives names and numbers."""
+
+
+@dataclass(frozen=True)
+class JointLimits:
+    """
+    What one URDF joint may do; infinite where nothing is said.
+
+    :param lower: lowest position [rad or m].
+    :param upper: highest position [rad or m].
+    :param velocity: largest speed [rad/s or m/s].
+    :param effort: largest torque or force [N m or N].
+    :param command_low: lowest velocity command (ros2_control) [rad/s or m/s].
+    :param command_high: highest velocity command.
+    """
+
+    lower: float = -math.inf
+    upper: float = math.inf
+    velocity: float = math.inf
+    effort: float = math.inf
+    command_low: float = -math.inf
+    command_high: float = math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Limits:
+    """
+    Bounds of every action entry, arrays of length A in the interface's order.
+
+    :param names: what each entry is called; a joint's name where it moves a joint.
+    :param units: unit of each entry.
+    :param moving: whether the entry is a speed, brought to zero when braking; the others (a
+        gripper) keep their last value.
+    :param joint: whether the entry is the velocity of a joint whose position is measured.
+    :param lower: lowest joint position, -inf without.
+    :param upper: highest joint position, inf without.
+    :param low: lowest command, from speed limits and ranges.
+    :param high: highest command.
+    :param range_bound: where `low` and `high` come from a range rather than a speed limit.
+    :param acceleration: largest change of a command per second, inf without.
+    :param effort: largest torque of the joint [N m], inf without.
+    """
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    moving: np.ndarray
+    joint: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    range_bound: np.ndarray
+    acceleration: np.ndarray
+    effort: np.ndarray = field(repr=False)
+
+    def __post_init__(self) -> None:
+        for index, name in enumerate(self.names):
+            low, high = self.low[index], self.high[index]
+            if not low < high:
+                raise LimitsError(
+                    f'{name}: no command satisfies all limits: lowest {low:g}, highest {high:g} '
+                    f'{self.units[index]}; correct the URDF or the interface file')
+            if not self.lower[index] < self.upper[index]:
+                raise LimitsError(
+                    f'{name}: position limits contradict each other: lower '
+                    f'{self.lower[index]:g}, upper {self.upper[index]:g}')
+            if self.moving[index]:
+                self._check_moving(index)
+
+    def _check_moving(self, index: int) -> None:
+        name, unit = self.names[index], self.units[index]
+        low, high = self.low[index], self.high[index]
+        if not low <= 0.0 <= high:
+            raise LimitsError(
+                f'{name}: commands from {low:g} to {high:g} {unit} do not allow standing still; '
+                'a range of speeds must contain 0')
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise LimitsError(
+                f'{name}: no speed limit; give limits.{name}.velocity in the interface file')
+        acceleration = self.acceleration[index]
+        if not (math.isfinite(acceleration) and acceleration > 0.0):
+            raise LimitsError(
+                f'{name}: no acceleration limit, so no braking distance; give '
+                f'limits.{name}.acceleration in the interface file')
+        room = self.upper[index] - self.lower[index]
+        needed = max(-low, high) ** 2 / acceleration
+        if room < needed:
+            raise LimitsError(
+                f'{name}: at {max(-low, high):g} {unit} and {acceleration:g} {unit}2 it needs '
+                f'{needed:.3g} to speed up and stop, its range is {room:.3g}; lower the speed or '
+                'raise the acceleration')
+
+
+def load_urdf(path: str | Path) -> str:
+    """
+    The robot's description as URDF text.
+
+    :param path: a `.urdf`, or a `.xacro` to be processed with its default arguments.
+    :raises LimitsError: if the file is missing or cannot be processed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise LimitsError(f'robot description: no file {path}')
+    if path.suffix != '.xacro':
+        return path.read_text(encoding='utf-8')
+    try:
+        import xacro
+    except ImportError as error:
+        raise LimitsError(
+            f'{path} needs xacro (apt install ros-jazzy-xacro, or pip install xacro)') from error
+    try:
+        return xacro.process_file(str(path)).toxml()
+    except Exception as error:  # noqa: BLE001 - xacro raises many kinds
+        raise LimitsError(f'{path}: xacro: {error}') from error
+
+
+def joint_limits(urdf: str) -> dict[str, JointLimits]:
+    """
+    Limits of every movable joint of a URDF.
+
+    Read are `<limit>`, `<safety_controller>` (soft limits) and the velocity command interface of
+    `<ros2_control>`; where several speak of the same quantity the strictest counts.
+
+    :param urdf: URDF text.
+    :return: limits by joint name.
+    :raises LimitsError: if it is no URDF or a number cannot be read.
+    """
+    try:
+        root = ElementTree.fromstring(urdf)
+    except ElementTree.ParseError as error:
+        raise LimitsError(f'robot description: not XML: {error}') from error
+    if root.tag != 'robot':
+        raise LimitsError(f'robot description: expected <robot>, came <{root.tag}>')
+    commands = {}
+    for joint in root.findall('ros2_control/joint'):
+        for interface in joint.findall("command_interface[@name='velocity']"):
+            given = {item.get('name'): item.text for item in interface.findall('param')}
+            commands[joint.get('name')] = given
+    result = {}
+    for joint in root.findall('joint'):
+        name, kind = joint.get('name', ''), joint.get('type')
+        if kind not in ('revolute', 'continuous', 'prismatic'):
+            continue
+        limit, soft = joint.find('limit'), joint.find('safety_controller')
+        if limit is None and kind != 'continuous':
+            raise LimitsError(f'{name}: a {kind} joint needs <limit>')
+        values = {} if limit is None else dict(limit.attrib)
+        soft_values = {} if soft is None else dict(soft.attrib)
+        given = commands.get(name, {})
+        bounded = kind != 'continuous'
+        result[name] = JointLimits(
+            lower=max(
+                _number(values, 'lower', name, 0.0 if bounded else -math.inf),
+                _number(soft_values, 'soft_lower_limit', name, -math.inf)),
+            upper=min(
+                _number(values, 'upper', name, 0.0 if bounded else math.inf),
+                _number(soft_values, 'soft_upper_limit', name, math.inf)),
+            velocity=_number(values, 'velocity', name, math.inf),
+            effort=_number(values, 'effort', name, math.inf),
+            command_low=_number(given, 'min', name, -math.inf),
+            command_high=_number(given, 'max', name, math.inf))
+    return result
+
+
+def combine(interface: Interface, joints: dict[str, JointLimits]) -> Limits:
+    """
+    The strictest of the URDF's and the interface file's limits.
+
+    :param interface: what can be commanded, and its limits.
+    :param joints: limits of the URDF by joint name.
+    :return: limits of every action entry.
+    :raises LimitsError: if a limit is missing, limits contradict each other, an action cannot be
+        filtered, or the robot's arm joints are not in the URDF.
+    """
+    names, units = interface.action_names, interface.action_units
+    measured = {
+        path.removeprefix('position.') for source in interface.observations.values()
+        if source.type == 'sensor_msgs/msg/JointState' for path in source.fields
+        if path.startswith('position.')}
+    rows = []
+    for name, unit in zip(names, units, strict=True):
+        limit = interface.limits.get(name)
+        if limit is None:
+            raise LimitsError(f'{name}: no limits; give limits.{name} in the interface file')
+        moving = unit in SPEED_UNITS
+        if unit in ('rad', 'm'):
+            raise LimitsError(
+                f"{name}: the safety filter commands speeds, came unit {unit!r}; use the robot's "
+                'velocity controller (rad/s or m/s)')
+        if name in measured and name not in joints:
+            raise LimitsError(
+                f'{name}: the interface measures and commands this joint, but the URDF has only '
+                f'{", ".join(sorted(joints))}')
+        urdf = joints.get(name, JointLimits())
+        speed = min(urdf.velocity, limit.velocity or math.inf)
+        lowest, highest = limit.range or (-math.inf, math.inf)
+        low = max(-speed, lowest, urdf.command_low)
+        high = min(speed, highest, urdf.command_high)
+        rows.append((
+            moving, name in joints and name in measured, urdf.lower, urdf.upper, low, high,
+            lowest == low or highest == high, limit.acceleration or math.inf, urdf.effort))
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    return Limits(tuple(names), tuple(units), *columns)
+
+
+def load_limits(interface: Interface, description: str | Path) -> Limits:
+    """
+    Limits of a robot from its two files.
+
+    :param interface: the robot's interface.
+    :param description: path of its URDF or xacro.
+    :raises LimitsError: see `load_urdf`, `joint_limits` and `combine`.
+    """
+    return combine(interface, joint_limits(load_urdf(description)))
+
+
+def _number(values: dict, key: str, joint: str, default: float) -> float:
+    text = values.get(key)
+    if text is None:
+        return default
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if math.isnan(number):
+        raise LimitsError(f'{joint}: {key}: expected a number, came {text!r}')
+    return number
