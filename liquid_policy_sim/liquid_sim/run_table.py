@@ -1,0 +1,164 @@
+"""The figures of a run as one table, for the terminal and for the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from liquid_sim import run_statistics
+from liquid_sim.run_record import Run
+
+
+@dataclass(frozen=True)
+class Block:
+    """
+    One block of the table.
+
+    :param title: heading.
+    :param head: names of the columns.
+    :param rows: cells as text, each row as long as `head`.
+    :param note: what a reader must know to read the numbers; may be empty.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ''
+
+
+def number(value: float | None, digits: int = 1, factor: float = 1.0) -> str:
+    """
+    Return a number as text, a dash for unknown ones.
+
+    :param value: None and NaN are unknown.
+    :param digits: digits behind the point.
+    :param factor: the value is multiplied with this first (1000 for milliseconds).
+    """
+    if value is None or not math.isfinite(value):
+        return '–'
+    return f'{value * factor:,.{digits}f}'
+
+
+def parts_block(run: Run) -> Block:
+    """
+    Return what became of the parts and how well the policy knew where they were.
+
+    :param run: what was recorded.
+    """
+    parts = run_statistics.parts(run)
+    error = run_statistics.pose_error(run)
+    place = run_statistics.spread(error.errors)
+    speed = run_statistics.spread(error.speed_errors)
+    rows = [
+        ('parts seen', f'{parts.seen}'),
+        ('parts picked', f'{parts.picked}' + (f' ({parts.success:.0%} of those decided)'
+                                              if math.isfinite(parts.success) else '')),
+        ('parts missed', f'{parts.missed}'),
+        ('part position error p50 / p99 [mm]',
+         f'{number(place.p50, 1, 1e3)} / {number(place.p99, 1, 1e3)}'),
+        ('part speed error p50 / p99 [mm/s]',
+         f'{number(speed.p50, 1, 1e3)} / {number(speed.p99, 1, 1e3)}'),
+    ]
+    return Block('Parts', ('', ''), tuple(rows),
+                 f'{place.count} estimates compared with the simulator’s ground truth.'
+                 if place.count else '')
+
+
+def stage_block(run: Run) -> Block:
+    """
+    Return rate and latency of each stage.
+
+    :param run: what was recorded.
+    """
+    rows = []
+    for stage in run_statistics.stages(run):
+        spread = stage.spread
+        rows.append((stage.name, number(stage.rate), number(spread.p50, 2, 1e3),
+                     number(spread.p99, 2, 1e3), number(spread.highest, 1, 1e3)))
+    note = ('Recorded under simulated time: latencies are in simulated time.'
+            if run.simulated_time else
+            'Stages between nodes contain one transport each. The last row ends when the safety '
+            'node issues the first command that knows the image.')
+    return Block('Stages', ('stage', 'rate [Hz]', 'p50 [ms]', 'p99 [ms]', 'max [ms]'),
+                 tuple(rows), note)
+
+
+def safety_block(run: Run) -> Block:
+    """
+    Return what the safety filter did.
+
+    :param run: what was recorded.
+    """
+    figures = run_statistics.safety_figures(run)
+    share = figures.interventions / figures.commands if figures.commands else float('nan')
+    rows = [('commands issued', f'{figures.commands}'),
+            ('interventions', f'{figures.interventions} ({number(share, 1, 100)} %)'),
+            ('time braking [%]', number(figures.shares['braking'], 1, 100)),
+            ('time stopped [%]', number(figures.shares['stopped'], 1, 100)),
+            ('missed deadlines', f'{figures.missed_deadlines}')]
+    rows += [(f'active: {name}', f'{count}') for name, count in figures.constraints[:6]]
+    return Block('Safety', ('', ''), tuple(rows),
+                 'An intervention is a command that is not the proposal.')
+
+
+def topic_block(run: Run) -> Block:
+    """
+    Return messages, rate, gaps and losses of each topic.
+
+    :param run: what was recorded.
+    """
+    rows = []
+    for figures in run_statistics.topic_figures(run):
+        lost = '–' if figures.lost is None else f'{figures.lost}{"" if figures.counted else " *"}'
+        rows.append((figures.name, f'{figures.messages}', number(figures.rate),
+                     number(figures.longest_gap, 0, 1e3), lost))
+    return Block('Topics', ('topic', 'messages', 'rate [Hz]', 'longest gap [ms]', 'lost'),
+                 tuple(rows), 'Lost is counted against what the publisher says it sent; '
+                              'with * it is the number of gaps in the stamps.')
+
+
+def memory_block(memory: dict[str, int]) -> Block:
+    """
+    Return the resident memory of each node.
+
+    :param memory: node name to bytes.
+    """
+    rows = [(name, number(size / 2**20, 0)) for name, size in memory.items()]
+    robot = [memory[name] for name in ('perception', 'policy', 'safety') if name in memory]
+    if len(robot) == 3:
+        rows.append(('perception + policy + safety', number(sum(robot) / 2**20, 0)))
+    return Block('Memory', ('node', 'resident [MiB]'), tuple(rows))
+
+
+def blocks(run: Run, memory: dict[str, int] | None = None) -> list[Block]:
+    """
+    Return the whole table.
+
+    :param run: what was recorded.
+    :param memory: resident memory by node name [bytes], if it was measured.
+    """
+    table = [parts_block(run), stage_block(run), safety_block(run), topic_block(run)]
+    if memory:
+        table.append(memory_block(memory))
+    return table
+
+
+def text(table: Sequence[Block]) -> str:
+    """
+    Return the table for a terminal.
+
+    :param table: its blocks.
+    """
+    lines: list[str] = []
+    for block in table:
+        heads = [block.head] if any(block.head) else []
+        widths = [max((len(row[column]) for row in [*heads, *block.rows]), default=0)
+                  for column in range(len(block.head))]
+        lines.append(f'-- {block.title} ' + '-' * max(0, 74 - len(block.title)))
+        for row in [*heads, *block.rows]:
+            cells = [row[0].ljust(widths[0])]
+            cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            lines.append('  ' + '  '.join(cells).rstrip())
+        lines.append('')
+    return '\n'.join(lines).rstrip()
