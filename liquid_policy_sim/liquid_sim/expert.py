@@ -24,7 +24,7 @@ class ExpertSettings:
 
     speed: float = 0.75
     vertical_speed: float = 0.40
-    acceleration: float = 4.0
+    acceleration: float = 3.0
     gain: float = 5.0
 
 
@@ -149,7 +149,7 @@ class Expert:
         size = np.linalg.norm(change)
         self._velocity = self._velocity + change * min(1.0, most / max(size, 1e-9))
         joints = self._arm.joint_velocity(position[:6], self._velocity, self._rotation)
-        joints = joints * min(1.0, 2.2 / max(np.abs(joints).max(), 1e-9))
+        joints = joints * min(1.0, 1.9 / max(np.abs(joints).max(), 1e-9))
         return np.concatenate([joints, [suction, 0.0, 0.0]])
 
     def _goal(self, tool, period):
