@@ -15,10 +15,10 @@ reader that has seen everything find the same numbers, bit for bit. A sample tha
 than its latency allows is reported (`Outcome.LATE`).
 """
 
+import enum
 from bisect import bisect_right
 from collections import Counter, deque
 from dataclasses import dataclass, field
-import enum
 from typing import Any
 
 import numpy as np

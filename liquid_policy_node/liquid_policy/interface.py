@@ -1,11 +1,11 @@
 """What a robot measures and what it can be told: the interface file, validated."""
 
-from collections.abc import Iterator, Mapping
 import dataclasses
-from dataclasses import dataclass, field
 import math
-from pathlib import Path
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml

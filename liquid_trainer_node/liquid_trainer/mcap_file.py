@@ -1,0 +1,521 @@
+"""
+MCAP files: written so that what is on disk is always readable, read however they end.
+
+The format is at https://mcap.dev/spec. A file is a row of records; messages are grouped in chunks,
+and an index at the end serves random access. A file whose writer was killed lacks that index and
+may end within a record: `read` gives everything before that, `repair` adds the index.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import lz4.frame
+
+try:
+    from compression import zstd
+except ImportError:
+    from backports import zstd
+
+MAGIC = b'\x89MCAP0\r\n'
+HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX = range(1, 8)
+CHUNK_INDEX, STATISTICS, METADATA, METADATA_INDEX, SUMMARY_OFFSET, DATA_END = (
+    0x08, 0x0B, 0x0C, 0x0D, 0x0E, 0x0F)
+
+_RECORD = struct.Struct('<BQ')
+_MESSAGE = struct.Struct('<BQHIQQ')
+_MESSAGE_BODY = struct.Struct('<HIQQ')
+_CHUNK_HEAD = struct.Struct('<QQQI')
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    '': bytes, 'zstd': lambda data: zstd.compress(data, 1),
+    'lz4': lambda data: lz4.frame.compress(data)}
+DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    '': lambda data: data, 'zstd': lambda data: zstd.decompress(data),
+    'lz4': lambda data: lz4.frame.decompress(data)}
+
+
+class McapError(ValueError):
+    """A file that is no ROS 2 MCAP at all."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A message definition."""
+
+    id: int
+    name: str
+    encoding: str
+    text: str
+
+    def record(self) -> bytes:
+        """Give the record that holds it."""
+        return _record(SCHEMA, struct.pack('<H', self.id) + _text(self.name)
+                       + _text(self.encoding) + _text(self.text))
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A topic."""
+
+    id: int
+    schema: Schema
+    topic: str
+    metadata: dict[str, str] = field(default_factory=dict)
+    encoding: str = 'cdr'
+
+    def record(self) -> bytes:
+        """Give the record that holds it."""
+        return _record(CHANNEL, struct.pack('<HH', self.id, self.schema.id) + _text(self.topic)
+                       + _text(self.encoding) + _map(self.metadata))
+
+
+@dataclass
+class ChunkIndex:
+    """Where a chunk lies and what it holds."""
+
+    start_time: int
+    end_time: int
+    offset: int
+    length: int
+    index_offsets: dict[int, int]
+    index_length: int
+    compression: str
+    compressed_size: int
+    size: int
+
+    def record(self) -> bytes:
+        """Give the record that holds it."""
+        offsets = b''.join(struct.pack('<HQ', *entry) for entry in self.index_offsets.items())
+        return _record(CHUNK_INDEX, struct.pack(
+            '<QQQQ', self.start_time, self.end_time, self.offset, self.length)
+            + struct.pack('<I', len(offsets)) + offsets + struct.pack('<Q', self.index_length)
+            + _text(self.compression) + struct.pack('<QQ', self.compressed_size, self.size))
+
+
+@dataclass
+class Content:
+    """What a file holds in all; kept by the writer, found by `read`."""
+
+    channels: dict[int, Channel] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
+    chunks: list[ChunkIndex] = field(default_factory=list)
+    start_time: int = 0
+    end_time: int = 0
+    complete: bool = False
+    good_until: int = 0
+
+    @property
+    def message_count(self) -> int:
+        """How many messages there are."""
+        return sum(self.counts.values())
+
+    def add(self, channel: int, time: int) -> None:
+        """Count one message."""
+        if not self.counts or time < self.start_time:
+            self.start_time = time
+        if time > self.end_time:
+            self.end_time = time
+        self.counts[channel] = self.counts.get(channel, 0) + 1
+
+
+class McapWriter:
+    """
+    Append messages to one file, in chunks.
+
+    After `end_chunk` returns, all messages so far are with the operating system: killing this
+    process loses none of them. When writing fails (full disk) the file is cut back to its last
+    whole chunk and stays readable.
+
+    :param path: file to create.
+    :param compression: `''`, `zstd` or `lz4`.
+    :raises FileExistsError: if there is such a file.
+    """
+
+    def __init__(self, path: Path, compression: str = '') -> None:
+        if compression not in COMPRESS:
+            raise ValueError(f'expected compression from {tuple(COMPRESS)}, came {compression!r}')
+        self.path = path
+        self.content = Content()
+        self._compression = compression
+        self._compress = COMPRESS[compression]
+        self._file: BinaryIO = open(path, 'xb', buffering=0)  # noqa: SIM115
+        self._parts: list[bytes | memoryview] = []
+        self._pending = 0
+        self._index: dict[int, list[tuple[int, int]]] = {}
+        self._start_time = self._end_time = 0
+        self._good = 0
+        self._write(MAGIC + _record(HEADER, _text('ros2') + _text('liquid_trainer')))
+
+    @property
+    def size(self) -> int:
+        """Bytes written and pending."""
+        return self._good + self._pending
+
+    @property
+    def pending(self) -> int:
+        """Bytes of the chunk that is not yet written."""
+        return self._pending
+
+    def fileno(self) -> int:
+        """File descriptor, to synchronise with the disk."""
+        return self._file.fileno()
+
+    def add_channel(self, channel: Channel) -> None:
+        """Announce a topic; its schema is written the first time it is used."""
+        known = {other.schema.id for other in self.content.channels.values()}
+        if channel.schema.id not in known:
+            self._append(channel.schema.record())
+        self._append(channel.record())
+        self.content.channels[channel.id] = channel
+
+    def add_message(self, channel: int, time: int, data: bytes | memoryview) -> None:
+        """
+        Append a message to the pending chunk.
+
+        :param channel: id of an announced channel.
+        :param time: log time [ns].
+        :param data: serialized message; not copied, so it must not change until the chunk ends.
+        """
+        if not self._index:
+            self._start_time = self._end_time = time
+        self._start_time = min(self._start_time, time)
+        self._end_time = max(self._end_time, time)
+        self._index.setdefault(channel, []).append((time, self._pending))
+        head = _MESSAGE.pack(MESSAGE, _MESSAGE_BODY.size + len(data), channel, 0, time, time)
+        self._append(head)
+        self._append(data)
+        self.content.add(channel, time)
+
+    def end_chunk(self) -> None:
+        """
+        Write the pending chunk.
+
+        :raises OSError: if that fails; the chunk is then lost, the file is good without it.
+        """
+        if not self._parts:
+            return
+        raw = b''.join(self._parts)
+        data = self._compress(raw)
+        head = _CHUNK_HEAD.pack(self._start_time, self._end_time, len(raw), zlib.crc32(raw)) + \
+            _text(self._compression) + struct.pack('<Q', len(data))
+        size = _RECORD.size + len(head) + len(data)
+        offset = self._good
+        indexes, offsets = [], {}
+        where = offset + size
+        for channel, entries in self._index.items():
+            offsets[channel] = where
+            flat = struct.pack(f'<{2 * len(entries)}Q', *(n for entry in entries for n in entry))
+            record = _record(MESSAGE_INDEX, struct.pack('<HI', channel, len(flat)) + flat)
+            indexes.append(record)
+            where += len(record)
+        chunk = ChunkIndex(self._start_time, self._end_time, offset, size, offsets,
+                           where - offset - size, self._compression, len(data), len(raw))
+        index, self._parts, self._pending, self._index = self._index, [], 0, {}
+        try:
+            self._write(_RECORD.pack(CHUNK, size - _RECORD.size) + head, data, *indexes)
+        except OSError:
+            for channel, entries in index.items():
+                self.content.counts[channel] -= len(entries)
+            raise
+        self.content.chunks.append(chunk)
+
+    def close(self, metadata: dict[str, dict[str, str]] | None = None) -> None:
+        """
+        Write what is pending and the index.
+
+        :param metadata: metadata records by name.
+        :raises OSError: if that fails; the file is closed and readable without.
+        """
+        if self._file.closed:
+            return
+        try:
+            self.end_chunk()
+            self._write(_ending(self.content, metadata or {}, self._good))
+        finally:
+            self._file.close()
+
+    def _append(self, data: bytes | memoryview) -> None:
+        self._parts.append(data)
+        self._pending += len(data)
+
+    def _write(self, *parts: bytes) -> None:
+        """Write all or nothing."""
+        try:
+            for part in parts:
+                view = memoryview(part)
+                while view:  # a raw file may take less than it is given
+                    view = view[self._file.write(view):]
+        except OSError:
+            self._file.seek(self._good)
+            self._file.truncate()
+            raise
+        self._good += sum(len(part) for part in parts)
+
+
+def read(path: Path, content: Content | None = None,
+         wanted: Callable[[Channel], bool] | None = None,
+         progress: Callable[[int], None] | None = None
+         ) -> Iterator[tuple[Channel, int, memoryview]]:
+    """
+    Give the messages of a file in the order they were written, also of one that was cut off.
+
+    :param path: an MCAP file.
+    :param content: filled in while reading: channels, counts of the wanted messages,
+        `complete` (the file has its footer) and `good_until` (where whole records end).
+    :param wanted: says for each channel whether its messages are given; all if left out.
+    :param progress: called with the bytes read so far.
+    :return: channel, log time [ns], serialized message.
+    :raises McapError: if it is no MCAP file of ROS 2.
+    """
+    content = content if content is not None else Content()
+    schemas: dict[int, Schema] = {}
+    chosen: set[int] = set()
+    with open(path, 'rb') as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise McapError(f'{path}: expected an MCAP file, came something else')
+        content.good_until = len(MAGIC)
+        while True:
+            head = file.read(_RECORD.size)
+            if len(head) < _RECORD.size:
+                return
+            kind, size = _RECORD.unpack(head)
+            if kind in (CHUNK, SCHEMA, CHANNEL, MESSAGE, HEADER, FOOTER):
+                body = file.read(size)
+                if len(body) < size:
+                    return
+            else:
+                file.seek(size, 1)
+            if kind == FOOTER:
+                content.complete = file.read(len(MAGIC)) == MAGIC
+                return
+            if kind == HEADER:
+                profile, _ = _read_text(body, 0)
+                if profile != 'ros2':
+                    raise McapError(f"{path}: expected profile 'ros2', came {profile!r}")
+            elif kind == CHUNK:
+                try:
+                    raw = _unpack_chunk(body)
+                except _BadChunkError:
+                    return
+                yield from _records(raw, schemas, content, chosen, wanted)
+            elif kind in (SCHEMA, CHANNEL, MESSAGE):
+                yield from _records(head + body, schemas, content, chosen, wanted)
+            where = file.tell()
+            if kind in (CHUNK, MESSAGE, SCHEMA, CHANNEL, HEADER, MESSAGE_INDEX):
+                content.good_until = where
+            if progress is not None:
+                progress(where)
+
+
+def summary(path: Path) -> Content | None:
+    """Give channels and counts from a file's index at once, or None when it has none."""
+    with open(path, 'rb') as file:
+        size = file.seek(0, 2)
+        if size < 45:
+            return None
+        file.seek(-37, 2)
+        tail = file.read()
+        if tail[-8:] != MAGIC or tail[0] != FOOTER:
+            return None
+        (start,) = struct.unpack_from('<Q', tail, 9)
+        if not 0 < start < size:
+            return None
+        file.seek(start)
+        data = file.read(size - 37 - start)
+    content, schemas = Content(complete=True), {}
+    counted = False
+    for kind, body in _split(data):
+        if kind == SCHEMA:
+            schema = _read_schema(body)
+            schemas[schema.id] = schema
+        elif kind == CHANNEL:
+            channel = _read_channel(body, schemas)
+            content.channels[channel.id] = channel
+        elif kind == STATISTICS:
+            content.start_time, content.end_time = struct.unpack_from('<QQ', body, 26)
+            (length,) = struct.unpack_from('<I', body, 42)
+            content.counts = dict(struct.iter_unpack('<HQ', body[46:46 + length]))
+            counted = True
+    return content if counted and content.channels else None
+
+
+def repair(path: Path, metadata: dict[str, dict[str, str]] | None = None) -> Content:
+    """
+    Complete a file that was cut off: drop the torn end, add the index.
+
+    :param path: an MCAP file; one that is complete is left as it is.
+    :param metadata: metadata records by name.
+    :return: what it holds.
+    """
+    content = Content()
+    for _ in read(path, content):
+        pass
+    if content.complete:
+        return content
+    content.chunks = list(_chunk_indexes(path, content.good_until))
+    with open(path, 'r+b') as file:
+        file.truncate(content.good_until)
+        file.seek(content.good_until)
+        file.write(_ending(content, metadata or {}, content.good_until))
+    content.complete = True
+    return content
+
+
+class _BadChunkError(Exception):
+    """A chunk that does not hold what it says."""
+
+
+def _unpack_chunk(body: bytes) -> bytes:
+    try:
+        _, _, size, crc = _CHUNK_HEAD.unpack_from(body)
+        compression, where = _read_text(body, _CHUNK_HEAD.size)
+        (length,) = struct.unpack_from('<Q', body, where)
+        raw = DECOMPRESS[compression](body[where + 8:where + 8 + length])
+    except Exception as error:
+        raise _BadChunkError from error
+    if len(raw) != size or (crc and zlib.crc32(raw) != crc):
+        raise _BadChunkError
+    return raw
+
+
+def _records(raw: bytes, schemas: dict[int, Schema], content: Content, chosen: set[int],
+             wanted: Callable[[Channel], bool] | None
+             ) -> Iterator[tuple[Channel, int, memoryview]]:
+    view = memoryview(raw)
+    where, end = 0, len(raw)
+    channels = content.channels
+    while where + _RECORD.size <= end:
+        kind, size = _RECORD.unpack_from(raw, where)
+        where += _RECORD.size
+        if where + size > end:
+            return
+        if kind == MESSAGE:
+            number, _, time, _ = _MESSAGE_BODY.unpack_from(raw, where)
+            if number in chosen:
+                content.add(number, time)
+                yield channels[number], time, view[where + _MESSAGE_BODY.size:where + size]
+        elif kind == SCHEMA:
+            schema = _read_schema(raw[where:where + size])
+            schemas[schema.id] = schema
+        elif kind == CHANNEL:
+            channel = _read_channel(raw[where:where + size], schemas)
+            channels[channel.id] = channel
+            if wanted is None or wanted(channel):
+                chosen.add(channel.id)
+        where += size
+
+
+def _chunk_indexes(path: Path, end: int) -> Iterator[ChunkIndex]:
+    with open(path, 'rb') as file:
+        file.seek(len(MAGIC))
+        current: ChunkIndex | None = None
+        while file.tell() + _RECORD.size <= end:
+            offset = file.tell()
+            kind, size = _RECORD.unpack(file.read(_RECORD.size))
+            after = offset + _RECORD.size + size
+            if kind == CHUNK:
+                if current is not None:
+                    yield current
+                head = file.read(min(size, 256))
+                start, stop, length, _ = _CHUNK_HEAD.unpack_from(head)
+                compression, where = _read_text(head, _CHUNK_HEAD.size)
+                (compressed,) = struct.unpack_from('<Q', head, where)
+                current = ChunkIndex(start, stop, offset, _RECORD.size + size, {}, 0, compression,
+                                     compressed, length)
+            elif kind == MESSAGE_INDEX and current is not None:
+                (channel,) = struct.unpack('<H', file.read(2))
+                current.index_offsets[channel] = offset
+                current.index_length = after - current.offset - current.length
+            file.seek(after)
+        if current is not None:
+            yield current
+
+
+def _ending(content: Content, metadata: dict[str, dict[str, str]], offset: int) -> bytes:
+    """Give everything that follows the last chunk of a file."""
+    out = bytearray()
+    indexes = b''
+    for name, values in metadata.items():
+        record = _record(METADATA, _text(name) + _map(values))
+        indexes += _record(METADATA_INDEX, struct.pack('<QQ', offset + len(out), len(record))
+                           + _text(name))
+        out += record
+    out += _record(DATA_END, struct.pack('<I', 0))
+    summary_start = offset + len(out)
+    schemas = {channel.schema.id: channel.schema for channel in content.channels.values()}
+    counts = b''.join(struct.pack('<HQ', *entry) for entry in sorted(content.counts.items()))
+    groups = [
+        (SCHEMA, b''.join(schema.record() for schema in schemas.values())),
+        (CHANNEL, b''.join(channel.record() for channel in content.channels.values())),
+        (CHUNK_INDEX, b''.join(chunk.record() for chunk in content.chunks)),
+        (METADATA_INDEX, indexes),
+        (STATISTICS, _record(STATISTICS, struct.pack(
+            '<QHIIIIQQI', content.message_count, len(schemas), len(content.channels), 0,
+            len(metadata), len(content.chunks), content.start_time, content.end_time,
+            len(counts)) + counts)),
+    ]
+    offsets = b''
+    for kind, data in groups:
+        if data:
+            offsets += _record(SUMMARY_OFFSET, struct.pack('<BQQ', kind, offset + len(out),
+                                                           len(data)))
+            out += data
+    summary_offset_start = offset + len(out)
+    out += offsets
+    footer = struct.pack('<QQ', summary_start, summary_offset_start)
+    covered = bytes(out[summary_start - offset:]) + _RECORD.pack(FOOTER, 20) + footer
+    out += _record(FOOTER, footer + struct.pack('<I', zlib.crc32(covered)))
+    return bytes(out + MAGIC)
+
+
+def _record(kind: int, body: bytes) -> bytes:
+    return _RECORD.pack(kind, len(body)) + body
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack('<I', len(data)) + data
+
+
+def _map(values: dict[str, str]) -> bytes:
+    data = b''.join(_text(key) + _text(value) for key, value in values.items())
+    return struct.pack('<I', len(data)) + data
+
+
+def _read_text(data: bytes, where: int) -> tuple[str, int]:
+    (length,) = struct.unpack_from('<I', data, where)
+    return data[where + 4:where + 4 + length].decode(), where + 4 + length
+
+
+def _read_schema(body: bytes) -> Schema:
+    (number,) = struct.unpack_from('<H', body)
+    name, where = _read_text(body, 2)
+    encoding, where = _read_text(body, where)
+    text, _ = _read_text(body, where)
+    return Schema(number, name, encoding, text)
+
+
+def _read_channel(body: bytes, schemas: dict[int, Schema]) -> Channel:
+    number, schema = struct.unpack_from('<HH', body)
+    topic, where = _read_text(body, 4)
+    encoding, where = _read_text(body, where)
+    (length,) = struct.unpack_from('<I', body, where)
+    metadata, where = {}, where + 4
+    end = where + length
+    while where < end:
+        key, where = _read_text(body, where)
+        metadata[key], where = _read_text(body, where)
+    return Channel(number, schemas.get(schema, Schema(0, '', '', '')), topic, metadata, encoding)
+
+
+def _split(data: bytes) -> Iterator[tuple[int, bytes]]:
+    where = 0
+    while where + _RECORD.size <= len(data):
+        kind, size = _RECORD.unpack_from(data, where)
+        where += _RECORD.size
+        yield kind, data[where:where + size]
+        where += size
