@@ -1,5 +1,5 @@
 # Environment of the workspace; source it in bash: . docker/env.sh
-# Values that are already set by the user stay.
+# What the user has set already (discovery range, profile, renderer) stays.
 
 _liquid_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 case $- in *u*) _liquid_nounset=1; set +u ;; *) _liquid_nounset= ;; esac

@@ -28,10 +28,10 @@ fi
 
 # What the packages depend on: versions; what the build depends on: build files, messages, and
 # the names of the files that are linked into install/.
-packages_hash() { cat "$lock" docker/setup.sh docker/patch_wheels.py | sha256sum | cut -c1-64; }
+packages_hash() { cat "$lock" docker/patch_wheels.py | sha256sum | cut -c1-64; }
 build_hash() {
   {
-    packages_hash
+    packages_hash; cat docker/setup.sh
     cat liquid_*/package.xml liquid_*/setup.* test/package.xml test/setup.* \
       liquid_policy_msgs/CMakeLists.txt liquid_policy_msgs/msg/* liquid_policy_msgs/srv/*
     ls -d "$root" launch/* config/* liquid_policy_node/urdf/* liquid_policy_node/checkpoints/* \

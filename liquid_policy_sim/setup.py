@@ -16,7 +16,7 @@ setup(
     zip_safe=True,
     maintainer='Liquid policy maintainers',
     maintainer_email='maintainers@liquid-policy.example.org',
-    description='MuJoCo simulation of the mobile manipulator at a conveyor, never installed on a robot',
+    description='MuJoCo simulation of the mobile manipulator at a conveyor',
     license='Apache-2.0',
     entry_points={
         'console_scripts': [

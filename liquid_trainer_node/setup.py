@@ -16,7 +16,7 @@ setup(
     zip_safe=True,
     maintainer='Liquid policy maintainers',
     maintainer_email='maintainers@liquid-policy.example.org',
-    description='Learning liquid policies from recorded demonstrations; trainer and recorder nodes',
+    description='Learning liquid policies from demonstrations; trainer and recorder nodes',
     license='Apache-2.0',
     entry_points={
         'console_scripts': [

@@ -1,0 +1,38 @@
+# Targets for a bare Debian or Ubuntu machine; `make` lists them.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+RUN := docker/in_environment.sh
+
+# make train: parts of the demonstrations, where the work goes, and the seed
+EPISODES ?= 400
+SEED ?= 0
+TRAINING ?= runs/train
+# Any further arguments of the program behind a target, e.g. make demo ARGS='--parts 20'
+ARGS ?=
+
+.PHONY: help setup demo test lint train clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install everything into .venv and build the workspace (does nothing the second time)
+	@docker/setup.sh
+
+demo: setup ## run the conveyor scenario with the shipped checkpoint; table, recording and report at the end
+	@$(RUN) demo $(ARGS)
+
+test: setup lint ## check style and types, then run the tests of all packages
+	@OMP_NUM_THREADS=1 $(RUN) python3 -m pytest -q $(ARGS)
+
+lint: setup ## check style and types only
+	@echo 'ruff'; $(RUN) ruff check .
+	@echo 'mypy'; $(RUN) mypy
+
+train: setup ## record demonstrations in simulation, then learn a policy from them (hours)
+	@$(RUN) generate --output $(TRAINING)/bags --episodes $(EPISODES) --seed $(SEED)
+	@$(RUN) train --bags $(TRAINING)/bags --output $(TRAINING) --seed $(SEED) $(ARGS)
+
+clean: ## remove what setup built and what runs left; keeps .venv
+	rm -rf build install log runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
