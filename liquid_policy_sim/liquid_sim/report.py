@@ -221,21 +221,31 @@ def _asset(name: str) -> str:
     return resources.files('liquid_sim').joinpath('report_page', name).read_text('utf-8')
 
 
-def drawn_limits(interface_file: str | Path | None) -> DrawnLimits:
+def drawn_limits(interface_file: str | Path | None,
+                 description: str | Path | None = None) -> DrawnLimits:
     """
     Return the limits of a robot for drawing.
 
     :param interface_file: the robot's interface file; None for no limits.
-    :raises ValueError: if the file is not a valid interface file.
+    :param description: URDF or xacro; without it only the interface file's limits are drawn.
+    :raises ValueError: if a file is not what it should be.
     """
     if interface_file is None:
         return DrawnLimits()
     from liquid_policy.interface import load_interface
+    from liquid_policy.limits import load_limits
 
     interface = load_interface(interface_file)
-    return DrawnLimits(rate={
-        name: limit.velocity for name, limit in interface.limits.items()
-        if limit.velocity is not None})
+    if description is None:
+        return DrawnLimits(rate={name: limit.velocity for name, limit in interface.limits.items()
+                                 if limit.velocity is not None})
+    limits = load_limits(interface, description)
+    rows = list(zip(limits.names, limits.lower, limits.upper, limits.high, limits.moving,
+                    strict=True))
+    return DrawnLimits(
+        position={name: (float(low), float(high)) for name, low, high, _, _ in rows
+                  if math.isfinite(low) and math.isfinite(high)},
+        rate={name: float(most) for name, _, _, most, moving in rows if moving})
 
 
 def write_report(run: Run, output: str | Path, **details: Any) -> int:
@@ -267,6 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('bag', type=Path, help='rosbag2 folder, or one .mcap or .db3 file')
     parser.add_argument('-o', '--output', type=Path, help='HTML file (default: beside the bag)')
     parser.add_argument('--interface', type=Path, help='interface file, for limits in the plots')
+    parser.add_argument('--description', type=Path, help='URDF or xacro, for position limits')
     parser.add_argument('--depth-range', type=float, nargs=2, default=(0.0, 1.5),
                         metavar=('NEAR', 'FAR'), help='colours of the depth image [m]')
     parser.add_argument('--quiet', action='store_true', help='do not print the table')
@@ -274,7 +285,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = arguments.output or arguments.bag.with_suffix('.html')
     try:
         run = read_run(arguments.bag, tuple(arguments.depth_range))
-        size = write_report(run, output, limits=drawn_limits(arguments.interface))
+        size = write_report(run, output, limits=drawn_limits(
+            arguments.interface, arguments.description))
     except (RecordError, ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1

@@ -84,7 +84,8 @@ def lost_by_stamps(stamps: np.ndarray) -> int:
     Count messages of a periodic topic that are missing between those that came.
 
     The period is the median distance of the stamps; a distance of n periods (rounded) is n - 1
-    missing messages. Losses before the first and after the last message cannot be seen.
+    missing messages; stamps may jitter by a quarter of the period. Losses before the first and
+    after the last message cannot be seen.
 
     :param stamps: [ns], `(N,)`, any order.
     """

@@ -77,10 +77,12 @@ class Plot {
     this.logarithmic = spec.kind === 'share';
     this.canvas = element('canvas', { role: 'img', 'aria-label': spec.title });
     this.canvas.style.height = (spec.height || 150) + 'px';
+    this.cursor = element('div', { class: 'cursor' });
+    this.chosen = element('div', { class: 'chosen' });
     this.legend = element('div', { class: 'legend' });
     const unit = element('small', {}, spec.unit ? ' [' + spec.unit + ']' : '');
     this.box = element('div', { class: 'card plot' }, element('h3', {}, spec.title, unit),
-      this.canvas, this.legend);
+      element('div', { class: 'stage' }, this.canvas, this.cursor, this.chosen), this.legend);
     this.margin = { left: 46, right: 10, top: 6, bottom: 18 };
     this.listen();
   }
@@ -161,13 +163,7 @@ class Plot {
       else this.paintSeries(pen, at, series);
     }
     pen.restore();
-    this.image = null;
-    if (this.timed) {
-      this.still = pen.getImageData(0, 0, this.canvas.width, this.canvas.height);
-      this.paintCursor();
-    } else {
-      this.writeLegend(null);
-    }
+    if (this.timed) this.placeCursor(); else this.writeLegend(null);
   }
 
   paintGrid(pen, at) {
@@ -287,17 +283,22 @@ class Plot {
     return top;
   }
 
-  paintCursor() {
-    if (!this.still) return;
-    const pen = this.canvas.getContext('2d'), at = this.at;
-    pen.putImageData(this.still, 0, 0);
-    if (clock.time >= at.from && clock.time <= at.to) {
-      const x = at.x(clock.time);
-      this.paintLine(pen, x, at.top, x, at.top + at.height, ink.cursor);
+  placeCursor() {
+    const at = this.at;
+    if (!at) return;
+    const shown = clock.time >= at.from && clock.time <= at.to;
+    this.cursor.style.display = shown ? 'block' : 'none';
+    if (shown) {
+      this.cursor.style.height = at.height + 'px';
+      this.cursor.style.transform = `translate(${at.x(clock.time)}px, ${at.top}px)`;
     }
-    if (this.drag && Math.abs(this.drag.x1 - this.drag.x0) > 4) {
-      pen.fillStyle = 'rgba(36, 100, 214, 0.14)';
-      pen.fillRect(this.drag.x0, at.top, this.drag.x1 - this.drag.x0, at.height);
+    const drag = this.drag && Math.abs(this.drag.x1 - this.drag.x0) > 4 ? this.drag : null;
+    this.chosen.style.display = drag ? 'block' : 'none';
+    if (drag) {
+      this.chosen.style.left = Math.min(drag.x0, drag.x1) + 'px';
+      this.chosen.style.width = Math.abs(drag.x1 - drag.x0) + 'px';
+      this.chosen.style.top = at.top + 'px';
+      this.chosen.style.height = at.height + 'px';
     }
     this.writeLegend(clock.time);
   }
@@ -339,12 +340,13 @@ class Plot {
       this.drag = { x0: event.offsetX, x1: event.offsetX };
     });
     canvas.addEventListener('pointermove', event => {
-      if (this.drag) { this.drag.x1 = event.offsetX; this.paintCursor(); }
+      if (this.drag) { this.drag.x1 = event.offsetX; this.placeCursor(); }
       else if (!clock.playing) setTime(this.at.back(event.offsetX));
     });
     canvas.addEventListener('pointerup', event => {
       const drag = this.drag;
       this.drag = null;
+      this.placeCursor();
       if (!drag) return;
       if (Math.abs(drag.x1 - drag.x0) > 8) {
         const ends = [this.at.back(drag.x0), this.at.back(drag.x1)].sort((a, b) => a - b);
@@ -354,7 +356,7 @@ class Plot {
       }
     });
     canvas.addEventListener('dblclick', () => setRange(0, data.duration));
-    listeners.push(() => this.onScreen && this.paintCursor());
+    listeners.push(() => this.onScreen && this.placeCursor());
   }
 }
 
@@ -410,7 +412,10 @@ function readout() {
       const index = before(entry.x, clock.time);
       const value = index < 0 ? NaN : entry.y[index];
       const text = entry.words ? entry.words[value] || '–' : short(value);
-      return element('span', {}, entry.name + ' ', element('b', {}, text + ' ' + entry.unit));
+      const made = element('div', {}, element('span', {}, entry.name),
+        element('b', {}, text, element('small', {}, ' ' + entry.unit)));
+      if (entry.words) made.dataset.word = text;
+      return made;
     }));
   });
   return box;
@@ -464,8 +469,10 @@ function buildPlayer() {
   for (const figure of [color, depth]) if (figure) views.append(figure);
   if (scene) pictures.append(scene);
   if (views.children.length) pictures.append(views);
-  if (pictures.children.length) card.append(pictures);
-  else card.append(element('p', { class: 'note' }, 'No pictures were recorded.'));
+  if (!pictures.children.length) pictures.append(
+    element('p', { class: 'note' }, 'No pictures were recorded.'));
+  pictures.append(readout());
+  card.append(pictures);
   const button = element('button', { type: 'button' }, 'Play');
   const slider = element('input', { type: 'range', min: 0, max: data.duration, step: 0.01,
     'aria-label': 'time' });
@@ -507,7 +514,7 @@ function buildPlayer() {
     output.textContent = clock.time.toFixed(2) + ' / ' + data.duration.toFixed(1) + ' s';
   });
   card.append(element('div', { class: 'controls' }, button, speed, slider, output),
-    timeline(), readout());
+    timeline());
 }
 
 buildPlayer();
