@@ -1,0 +1,203 @@
+"""
+The one list of nodes, their parameters and conditions.
+
+The launch files and the runner, which needs no `ros2 launch`, both start what `nodes` returns.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+
+from liquid_policy.interface import load_interface
+from liquid_policy.limits import load_urdf
+from liquid_policy_node.resources import (
+    find_checkpoint,
+    find_description,
+    find_interface,
+    find_parameters,
+    share,
+)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """
+    A launch argument.
+
+    :param name: its name, as in `name:=value`.
+    :param default: default value, as text.
+    :param description: what `--show-args` says.
+    :param choices: the values allowed, empty for any.
+    """
+
+    name: str
+    default: str
+    description: str
+    choices: tuple[str, ...] = ()
+
+
+_BOOLEAN = ('true', 'false')
+_SHARED = (
+    Argument('robot', 'manipulator', 'Robot: name of a shipped interface file, or a path'),
+    Argument('use_sim_time', 'false', 'Take the time from /clock, published by the simulator',
+             _BOOLEAN),
+    Argument('namespace', '', 'Namespace of all nodes and topics, for several robots'),
+    Argument('log_level', 'info', 'Log level of every node',
+             ('debug', 'info', 'warn', 'error', 'fatal')),
+)
+ARGUMENTS = {
+    'manipulator': (
+        Argument('sim', 'true', 'Start the simulator; false on a robot', _BOOLEAN),
+        Argument('checkpoint', '', "Checkpoint: a path, or empty for the robot's shipped one"),
+        Argument('trainer', 'false', 'Start the trainer beside the policy', _BOOLEAN),
+        Argument('record', 'false', 'Record a bag: true (into recordings/<date>), or a folder'),
+        *_SHARED,
+    ),
+    'record': (
+        Argument('sim', 'true', 'Record the scripted expert in the simulator; false: record the '
+                 'robot while somebody demonstrates', _BOOLEAN),
+        Argument('record', 'true', 'Folder of the bag; true: recordings/<date>'),
+        *_SHARED,
+    ),
+}
+
+
+class ArgumentError(ValueError):
+    """A launch argument is unknown or has a value that is not allowed."""
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """
+    One process to start.
+
+    :param package: its package.
+    :param executable: its executable in that package.
+    :param name: the node's name.
+    :param namespace: its namespace, empty for none.
+    :param parameters: every parameter that is not at its default.
+    :param log_level: log level.
+    :param environment: variables to set.
+    :param stage: order of stopping, low first: whoever proposes, then the safety node, then the
+        robot and the recorder.
+    """
+
+    package: str
+    executable: str
+    name: str
+    namespace: str = ''
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    log_level: str = 'info'
+    environment: Mapping[str, str] = field(default_factory=dict)
+    stage: int = 0
+
+
+def complete(given: Mapping[str, str], scenario: str = 'manipulator') -> dict[str, str]:
+    """
+    Arguments with defaults filled in.
+
+    :param given: values by name.
+    :param scenario: a key of `ARGUMENTS`.
+    :raises ArgumentError: naming an unknown argument or a value that is not allowed.
+    """
+    known = {argument.name: argument for argument in ARGUMENTS[scenario]}
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ArgumentError(
+            f'unknown argument {", ".join(unknown)}; there are {", ".join(known)}')
+    values = {name: str(given.get(name, argument.default)) for name, argument in known.items()}
+    for name, argument in known.items():
+        if argument.choices and values[name] not in argument.choices:
+            raise ArgumentError(
+                f'{name}: expected {", ".join(argument.choices)}, came {values[name]!r}')
+    return values
+
+
+def environment() -> dict[str, str]:
+    """
+    Variables every node needs.
+
+    Fast DDS's defaults lose most images; the shipped profile gives it a shared-memory segment that
+    holds them. A profile the user has set stays.
+    """
+    keys = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+    if any(os.environ.get(key) for key in keys):
+        return {}
+    return dict.fromkeys(keys, str(share() / 'config' / 'fastdds.xml'))
+
+
+def nodes(
+    arguments: Mapping[str, str] | None = None, scenario: str = 'manipulator',
+) -> list[NodeSpec]:
+    """
+    The nodes to start, in order.
+
+    :param arguments: values of `ARGUMENTS[scenario]` by name, as text; missing ones are default.
+    :param scenario: `manipulator` runs a policy, `record` records demonstrations.
+    :raises ArgumentError: see `complete`.
+    :raises FileNotFoundError: if a robot, description or checkpoint is not there.
+    """
+    values = complete(arguments or {}, scenario)
+    interface_path = find_interface(values['robot'])
+    interface = load_interface(interface_path)
+    with open(find_parameters(values['robot']), encoding='utf-8') as file:
+        configured = yaml.safe_load(file) or {}
+    simulated = values['use_sim_time'] == 'true'
+    variables = environment()
+
+    def spec(package: str, executable: str, name: str, stage: int = 0, **parameters: Any):
+        own = configured.get(name, {}).get('ros__parameters', {})
+        return NodeSpec(
+            package, executable, name, values['namespace'],
+            {**own, 'use_sim_time': simulated, **parameters}, values['log_level'], variables,
+            stage)
+
+    robot = str(interface_path)
+    description = find_description(interface.description, interface_path)
+    sim, running = values['sim'] == 'true', scenario == 'manipulator'
+    found = []
+    if sim:
+        found.append(spec('liquid_policy_sim', 'sim_node', 'simulator', 2,
+                          use_sim_time=False, publish_clock=simulated, expert=not running))
+    if _installed('robot_state_publisher'):
+        found.append(spec('robot_state_publisher', 'robot_state_publisher',
+                          'robot_state_publisher', 2, robot_description=load_urdf(description)))
+    if running or sim:
+        found.append(spec('liquid_policy_node', 'safety_node', 'safety', 1, robot=robot,
+                          description=str(description)))
+    if running:
+        checkpoint = str(find_checkpoint(values['checkpoint'], interface.robot))
+        found.append(spec('liquid_policy_node', 'perception_node', 'perception', robot=robot,
+                          checkpoint=checkpoint))
+        found.append(spec('liquid_policy_node', 'policy_node', 'policy', robot=robot,
+                          checkpoint=checkpoint))
+        if values['trainer'] == 'true':
+            found.append(spec('liquid_trainer_node', 'trainer_node', 'trainer', robot=robot,
+                              checkpoint=checkpoint))
+    if values['record'] != 'false':
+        found.append(spec('liquid_trainer_node', 'recorder_node', 'recorder', 2, robot=robot,
+                          folder=_folder(values['record'])))
+    return found
+
+
+def _folder(record: str) -> str:
+    """Where the bag goes."""
+    if record == 'true':
+        return str(Path.cwd() / 'recordings' / datetime.now().strftime('%Y-%m-%d_%H-%M-%S'))
+    return str(Path(record).expanduser().absolute())
+
+
+def _installed(package: str) -> bool:
+    try:
+        get_package_prefix(package)
+    except PackageNotFoundError:
+        return False
+    return True

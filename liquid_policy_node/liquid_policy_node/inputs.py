@@ -1,0 +1,186 @@
+"""What the safety node reads: joint states and proposals, checked before anything uses them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from liquid_policy.barrier import JointFeedback, Proposal
+from liquid_policy.conversion import NANOSECONDS, MessageError, stamp_of
+from liquid_policy.limits import Limits
+
+
+class StampGuard:
+    """Accepts stamps that move forward and do not lie ahead of the clock."""
+
+    def __init__(self, name: str, tolerance: float = 0.02) -> None:
+        """
+        Accept anything first.
+
+        :param name: the stream's name, for messages.
+        :param tolerance: how far ahead of the node's clock a stamp may be [s]; a simulated clock
+            is behind the stamps by up to its own period.
+        """
+        self._name = name
+        self._tolerance = round(tolerance * NANOSECONDS)
+        self._last: int | None = None
+
+    def accept(self, stamp: int, now: int) -> bool:
+        """
+        Whether a message with this stamp is to be used.
+
+        :param stamp: header stamp [ns].
+        :param now: the node's clock [ns].
+        :return: False for a repeated stamp.
+        :raises MessageError: for a stamp that goes back or lies in the future.
+        """
+        if stamp > now + self._tolerance:
+            raise MessageError(
+                f'{self._name}: stamp {1e-9 * (stamp - now):.3f} s in the future, ignored; '
+                'synchronise the clocks, or set use_sim_time on every node alike')
+        if self._last is not None and stamp < self._last:
+            raise MessageError(
+                f'{self._name}: stamp went back by {1e-9 * (self._last - stamp):.3f} s, ignored')
+        if stamp == self._last:
+            return False
+        self._last = stamp
+        return True
+
+    def forget(self) -> None:
+        """Accept any stamp next, after the clock itself has jumped."""
+        self._last = None
+
+
+class JointReader:
+    """Turns JointState messages into the filter's feedback."""
+
+    def __init__(self, limits: Limits) -> None:
+        """
+        Read the joints that have an action.
+
+        :param limits: says which actions are joints.
+        """
+        self._limits = limits
+        self._names: tuple[str, ...] = ()
+        self._places: list[tuple[int, int]] = []
+
+    def read(self, message: Any) -> JointFeedback:
+        """
+        Positions, velocities and efforts in the order of the actions, age 0.
+
+        Joints are found by name, so their order does not matter and further ones are ignored.
+        Velocity and effort are NaN where a message has none.
+
+        :param message: a sensor_msgs/JointState.
+        :raises MessageError: if a joint is missing or a position is missing or not finite.
+        """
+        names = tuple(message.name)
+        if names != self._names:
+            self._places = self._find(names)
+            self._names = names
+        count = len(names)
+        if len(message.position) != count:
+            raise MessageError(
+                f'expected {count} positions, one per joint, came {len(message.position)}')
+        size = len(self._limits.names)
+        values = {}
+        for key in ('position', 'velocity', 'effort'):
+            given, array = getattr(message, key), np.full(size, np.nan)
+            if len(given) == count:
+                for entry, place in self._places:
+                    array[entry] = given[place]
+            values[key] = array
+        wrong = self._limits.joint & ~np.isfinite(values['position'])
+        if wrong.any():
+            raise MessageError('expected finite positions, came ' + ', '.join(
+                f'{self._limits.names[entry]} = {values["position"][entry]}'
+                for entry in np.flatnonzero(wrong)))
+        return JointFeedback(**values)
+
+    def _find(self, names: tuple[str, ...]) -> list[tuple[int, int]]:
+        where = {name: place for place, name in enumerate(names)}
+        wanted = [(entry, self._limits.names[entry])
+                  for entry in np.flatnonzero(self._limits.joint)]
+        missing = [name for _, name in wanted if name not in where]
+        if missing:
+            raise MessageError(
+                f'expected joints {", ".join(name for _, name in wanted)}; missing are '
+                f'{", ".join(missing)}, came {", ".join(names) or "none"}')
+        return [(int(entry), where[name]) for entry, name in wanted]
+
+
+@dataclass(frozen=True, eq=False)
+class TimedProposal:
+    """
+    One ActionDistribution, checked.
+
+    :param stamp: stamp of the newest observation behind it [ns].
+    :param image_stamp: stamp of the image behind it, 0 if none [ns].
+    :param version: version of the model.
+    :param dt: time between the steps [s].
+    :param chosen: chosen sequence, `(H, A)`.
+    :param weights: `(K,)`.
+    :param means: `(K, H, A)`.
+    :param deviations: `(K, H, A)`.
+    """
+
+    stamp: int
+    image_stamp: int
+    version: str
+    dt: float
+    chosen: np.ndarray
+    weights: np.ndarray
+    means: np.ndarray
+    deviations: np.ndarray
+
+    def at(self, now: int) -> Proposal:
+        """
+        What it proposes for a moment: step h holds from stamp + h dt on.
+
+        :param now: the moment [ns].
+        """
+        step = int((now - self.stamp) / (self.dt * NANOSECONDS))
+        step = min(max(step, 0), len(self.chosen) - 1)
+        return Proposal(
+            self.chosen[step], self.weights, self.means[:, step], self.deviations[:, step])
+
+
+def read_proposal(message: Any, names: tuple[str, ...]) -> TimedProposal:
+    """
+    Check an ActionDistribution and unpack it.
+
+    :param message: a liquid_policy_msgs/ActionDistribution.
+    :param names: the robot's actions, in order.
+    :raises MessageError: for other actions, sizes that do not fit, or a chosen sequence that is
+        not finite.
+    """
+    if tuple(message.action_names) != names:
+        raise MessageError(
+            f'expected actions {", ".join(names)}, came {", ".join(message.action_names)}')
+    horizon, components, size = message.horizon, message.components, len(names)
+    if horizon < 1 or components < 1 or not (np.isfinite(message.dt) and message.dt > 0.0):
+        raise MessageError(
+            'expected horizon, components and dt above 0, came '
+            f'{horizon}, {components} and {message.dt}')
+    arrays = {}
+    for key, shape in (
+            ('chosen', (horizon, size)), ('weights', (components,)),
+            ('means', (components, horizon, size)),
+            ('standard_deviations', (components, horizon, size))):
+        given = np.asarray(getattr(message, key), dtype=np.float64)
+        if given.size != np.prod(shape):
+            raise MessageError(
+                f'{key}: expected {np.prod(shape)} numbers {shape}, came {given.size}')
+        arrays[key] = given.reshape(shape)
+    bad = ~np.isfinite(arrays['chosen']).all(axis=0)
+    if bad.any():
+        raise MessageError('the chosen sequence is not finite: ' + ', '.join(
+            name for name, wrong in zip(names, bad, strict=True) if wrong))
+    image = message.image_stamp
+    stamp = stamp_of(message)
+    assert stamp is not None
+    return TimedProposal(
+        stamp, image.sec * NANOSECONDS + image.nanosec, message.model_version, message.dt,
+        arrays['chosen'], arrays['weights'], arrays['means'], arrays['standard_deviations'])

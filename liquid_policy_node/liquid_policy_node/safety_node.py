@@ -1,0 +1,361 @@
+"""The last node before the robot: filters proposals, brakes when anything is wrong."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from rclpy.time import Time
+from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
+
+from liquid_policy.barrier import (
+    Filtered,
+    FilterSettings,
+    JointFeedback,
+    ReleaseRefused,
+    SafetyFilter,
+    State,
+)
+from liquid_policy.conversion import commands_from_action, fill_message, stamp_of
+from liquid_policy.interface import load_interface
+from liquid_policy.limits import load_limits
+from liquid_policy_msgs.msg import ActionDistribution, SafetyStatus
+from liquid_policy_node import qos
+from liquid_policy_node.inputs import JointReader, StampGuard, TimedProposal, read_proposal
+from liquid_policy_node.lifecycle import ManagedNode, NodeSettings, run
+from liquid_policy_node.parameters import SettingsError, parameter
+from liquid_policy_node.resources import find_description, find_interface, message_class
+
+
+@dataclass(frozen=True)
+class SafetySettings(NodeSettings):
+    """Parameters of the safety node."""
+
+    description: str = parameter(
+        '', "Path of the robot's URDF or xacro; empty: the one the interface file names.")
+    period: float = parameter(
+        0.01, 'Time between two commands.', 's', low=0.001, high=0.02)
+    proposal_timeout: float = parameter(
+        0.05, 'Brake when the newest proposal is older, by stamp or by receipt.', 's',
+        low=0.005, high=1.0, live=True)
+    joint_timeout: float = parameter(
+        0.05, 'Brake when the newest joint states are older, by stamp or by receipt.', 's',
+        low=0.005, high=1.0, live=True)
+    future_tolerance: float = parameter(
+        0.02, 'How far a stamp may lie ahead of the clock.', 's', low=0.0, high=1.0)
+    longest_period: float = parameter(
+        0.025, 'Longest gap between two commands the braking distance covers.', 's',
+        low=0.001, high=0.2)
+    actuation_delay: float = parameter(
+        0.02, "Delay plus time constant of the robot's velocity control, at most.", 's',
+        low=0.0, high=0.5)
+    position_margin: float = parameter(
+        0.01, 'Kept free before every position limit.', 'rad', low=0.0, high=0.5)
+    standing_speed: float = parameter(
+        0.02, 'A joint slower than this stands still; a stop can be released.', 'rad/s',
+        low=0.001, high=0.5)
+
+    takeover_time: float = parameter(
+        0.3, 'After activation, wait this long for joint states before the first command, to '
+        'take over a moving robot at its speed.', 's', low=0.0, high=2.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.longest_period < 1.5 * self.period:
+            raise SettingsError(
+                f'longest_period: must be at least 1.5 times the period of {self.period} s, '
+                f'got {self.longest_period}')
+
+
+class SafetyNode(ManagedNode):
+    """
+    Turns proposals into commands no proposal can make unsafe, 100 times a second.
+
+    A timer of its own asks the filter for a command, with or without a proposal; a fresh proposal
+    is answered at once besides. What braking and stopping do is in `liquid_policy.barrier`.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__('safety', SafetySettings, **kwargs)
+        self._timer: Any = None
+
+    def configure(self) -> None:
+        """Read interface and limits, create the topics."""
+        settings = self.settings
+        path = find_interface(settings.robot)
+        self._interface = load_interface(path)
+        self.robot = self._interface.robot
+        limits = load_limits(
+            self._interface,
+            find_description(settings.description or self._interface.description, path))
+        self._filter = SafetyFilter(limits, FilterSettings(
+            longest_period=settings.longest_period, delay=settings.actuation_delay,
+            position_margin=settings.position_margin, still=settings.standing_speed))
+        self._joints = JointReader(limits)
+        self._joint_guard = StampGuard('joint_states', settings.future_tolerance)
+        self._proposal_guard = StampGuard('action_distribution', settings.future_tolerance)
+        self._outputs = {
+            name: (spec, self.create_publisher(
+                message_class(spec.type), spec.topic, qos.COMMAND), message_class(spec.type)())
+            for name, spec in self._interface.actions.items()}
+        self._status_publisher = self.create_publisher(SafetyStatus, 'safety_status', qos.STATUS)
+        topics = {source.topic for source in self._interface.observations.values()
+                  if source.type == 'sensor_msgs/msg/JointState'}
+        self._subscriptions_made = [
+            self.subscribe(JointState, topic, self.on_joints, qos.STREAM_IN) for topic in topics]
+        self._subscriptions_made.append(self.subscribe(
+            ActionDistribution, 'action_distribution', self.on_proposal, qos.PROPOSAL_IN))
+        self._services_made = [
+            self.create_service(Trigger, '~/stop', self.on_stop),
+            self.create_service(Trigger, '~/release', self.on_release)]
+        self._clear()
+        self._publish_status(Filtered(np.zeros(0), State.INACTIVE, ('inactive',)))
+        self.get_logger().info(
+            f'{self.robot}: ' + ', '.join(
+                f'{name} {low:g}..{high:g} {unit}' for name, low, high, unit in zip(
+                    limits.names, limits.low, limits.high, limits.units, strict=True)))
+
+    def activate(self) -> None:
+        """Start issuing commands."""
+        self._clear()
+        self._simulated = self.get_parameter('use_sim_time').value
+        clock = self.get_clock() if self._simulated else self._steady
+        self._activated = self._tick_now()
+        self._timer = self.create_timer(self.settings.period, self.on_timer, clock=clock)
+
+    def deactivate(self) -> None:
+        """Bring the robot to rest, then fall silent."""
+        if self._timer is not None:
+            self.destroy_timer(self._timer)
+            self._timer = None
+        for _ in range(int(5.0 / self.settings.period)):
+            result = self._filter.filter(None, None, self.settings.period, ('deactivating',))
+            self._issue(result)
+            if not result.command[self._filter.limits.moving].any():
+                break
+            time.sleep(self.settings.period)
+        self._publish_status(Filtered(np.zeros(0), State.INACTIVE, ('inactive',)))
+
+    def cleanup(self) -> None:
+        """Destroy the topics."""
+        for subscription in self._subscriptions_made:
+            self.destroy_subscription(subscription)
+        for service in self._services_made:
+            self.destroy_service(service)
+        for _, publisher, _ in self._outputs.values():
+            self.destroy_publisher(publisher)
+        self.destroy_publisher(self._status_publisher)
+
+    # Inputs.
+
+    def on_joints(self, message: JointState) -> None:
+        """Keep the newest joint states; what cannot be used counts as silence."""
+        now = self.ros_now()
+        self._check_clock(now)
+        stamp = stamp_of(message)
+        if not self._joint_guard.accept(stamp, now):
+            return
+        self._feedback = self._joints.read(message)
+        self._feedback_stamp, self._feedback_receipt = stamp, self._tick_now()
+        self.diagnostics.tick('joint_states')
+        if not self._commanding:
+            # Whoever takes over a moving robot brakes it instead of stopping it dead.
+            self._filter.reset(self._feedback)
+
+    def on_proposal(self, message: ActionDistribution) -> None:
+        """Keep the newest proposal and answer it at once; a broken one ends the last one."""
+        now = self.ros_now()
+        self._check_clock(now)
+        if not self._proposal_guard.accept(stamp_of(message), now):
+            return
+        self._proposal, self._proposal_fault = None, ''
+        try:
+            self._proposal = read_proposal(message, self._interface.action_names)
+        except ValueError as error:
+            self._proposal_fault = str(error)
+            raise
+        self._proposal_receipt, self._proposal_used = self._tick_now(), False
+        self.diagnostics.tick('proposals')
+        if self._tick_now() - self._last_tick >= 0.2e9 * self.settings.period:
+            self._cycle()
+
+    def on_timer(self) -> None:
+        """Issue a command, whatever has come."""
+        if not self.guard('cycle', self._cycle):
+            # Nothing is known to go wrong here; if it does, the robot must still be braked.
+            self._issue(self._filter.filter(
+                None, None, self.settings.period, ('the safety node failed, see its log',)))
+
+    def on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Stop and stay stopped."""
+        self._filter.stop('stopped by ~/stop; ~/release ends it')
+        self.get_logger().warning('stop requested')
+        response.success, response.message = True, 'stopping; ~/release ends it'
+        return response
+
+    def on_release(
+        self, request: Trigger.Request, response: Trigger.Response,
+    ) -> Trigger.Response:
+        """End a stop if that is safe."""
+        feedback, why = self._fresh_feedback(self.ros_now(), self._tick_now())
+        try:
+            if not self.active:
+                raise ReleaseRefused('the safety node is not active')
+            self._filter.release(feedback)
+            response.success, response.message = True, 'released'
+        except ReleaseRefused as error:
+            response.success = False
+            response.message = f'not released: {error}' + (f' ({why})' if why else '')
+        self.get_logger().warning(response.message)
+        return response
+
+    # The cycle.
+
+    def _cycle(self) -> None:
+        began = time.perf_counter()
+        now, tick = self.ros_now(), self._tick_now()
+        self._check_clock(now)
+        elapsed = 1e-9 * (tick - self._last_tick)
+        if self._last_tick == 0:
+            elapsed = self.settings.period
+        elif elapsed > 1.5 * self.settings.period:
+            self._missed += 1
+            self.diagnostics.count('missed_deadlines')
+        self._last_tick = tick
+        feedback, joints_why = self._fresh_feedback(now, tick)
+        if not self._commanding and feedback is None \
+                and tick - self._activated < 1e9 * self.settings.takeover_time:
+            return  # its speed is not known yet
+        proposal, proposal_why = self._fresh_proposal(now, tick)
+        reasons = tuple(filter(None, (proposal_why, joints_why)))
+        result = self._filter.filter(
+            proposal.at(now) if proposal else None, feedback, elapsed, reasons)
+        if result.state in (State.PASSING, State.LIMITING):
+            self._engaged = True
+        self._commanding = True
+        self._issue(result)
+        self._count(result, proposal, now)
+        self.diagnostics.latency('filter_cycle', time.perf_counter() - began)
+
+    def _fresh_feedback(self, now: int, tick: int) -> tuple[JointFeedback | None, str]:
+        """The joint states with their age, or why there are none."""
+        if self._feedback is None:
+            return None, 'joint_states have not come'
+        age = 1e-9 * (now - self._feedback_stamp)
+        silent = 1e-9 * (tick - self._feedback_receipt)
+        if max(age, silent) > self.settings.joint_timeout:
+            return None, (
+                f'joint_states are {max(age, silent):.3f} s old, '
+                f'allowed are {self.settings.joint_timeout}')
+        return replace(self._feedback, age=max(age, silent, 0.0)), ''
+
+    def _fresh_proposal(self, now: int, tick: int) -> tuple[TimedProposal | None, str]:
+        """The proposal, or why there is none."""
+        if self._proposal is None:
+            return None, self._proposal_fault or 'no proposal has come'
+        age = 1e-9 * (now - self._proposal.stamp)
+        silent = 1e-9 * (tick - self._proposal_receipt)
+        if max(age, silent) > self.settings.proposal_timeout:
+            return None, (
+                f'the proposal is {max(age, silent):.3f} s old, '
+                f'allowed are {self.settings.proposal_timeout}')
+        return self._proposal, ''
+
+    def _issue(self, result: Filtered) -> None:
+        """Send the command and say what was done."""
+        stamp = self.get_clock().now().to_msg()
+        for name, values in commands_from_action(self._interface, result.command).items():
+            spec, publisher, message = self._outputs[name]
+            moving = self._filter.limits.moving[self._interface.slice_of(name)]
+            if not self._engaged and not moving.any():
+                continue  # a gripper keeps what it holds until there is a proposal
+            if hasattr(message, 'header'):
+                message.header.stamp = stamp
+            publisher.publish(fill_message(spec, message, values))
+        self._publish_status(result)
+
+    def _publish_status(self, result: Filtered) -> None:
+        status = SafetyStatus(
+            state=int(result.state), reasons=list(result.reasons),
+            action_names=list(self._interface.action_names), issued=result.command.tolist(),
+            active_constraints=list(result.active), amounts=list(result.amounts),
+            interventions=self._interventions, missed_deadlines=self._missed)
+        status.header.stamp = self.get_clock().now().to_msg()
+        if self._proposal is not None and result.state != State.INACTIVE:
+            status.proposed = self._proposal.at(self.ros_now()).action.tolist()
+            status.proposal_stamp = Time(nanoseconds=self._proposal.stamp).to_msg()
+            status.image_stamp = Time(nanoseconds=self._proposal.image_stamp).to_msg()
+            status.model_version = self._proposal.version
+        self._status_publisher.publish(status)
+
+    def _count(self, result: Filtered, proposal: TimedProposal | None, now: int) -> None:
+        """Keep the figures for diagnostics, and log changes of state."""
+        self.diagnostics.tick('commands')
+        if result.state != State.PASSING:
+            self._interventions += 1
+        for constraint in result.active:
+            self.diagnostics.count(constraint)
+        if proposal is not None and not self._proposal_used:
+            self._proposal_used = True
+            self.diagnostics.latency('stamp_to_command', 1e-9 * (now - proposal.stamp))
+            if proposal.image_stamp:
+                self.diagnostics.latency('image_to_command', 1e-9 * (now - proposal.image_stamp))
+        halted = result.state in (State.BRAKING, State.STOPPED)
+        if halted:
+            self.diagnostics.count(result.state.name.lower())
+        if result.state != self._state:
+            if halted:
+                self.get_logger().warning(f'{result.state.name}: {"; ".join(result.reasons)}')
+            elif self._state in (State.BRAKING, State.STOPPED):
+                self.get_logger().info(f'proposals are used again ({result.state.name})')
+            self._state = result.state
+        self.diagnostics.info('state', result.state.name)
+        self.diagnostics.fault(
+            'halted', f'{result.state.name}: {"; ".join(result.reasons)}' if halted else '',
+            warning=True)
+
+    def _tick_now(self) -> int:
+        """The clock the timer runs on [ns]: steady, or simulated."""
+        return self.ros_now() if self._simulated else self.steady_now()
+
+    def _check_clock(self, now: int) -> None:
+        """After a jump back of the clock, nothing from before it counts."""
+        if now < self._last_now - 50_000_000:
+            self.report('time_jumped_back', (
+                f'the clock went back by {1e-9 * (self._last_now - now):.3f} s; waiting for new '
+                'joint states and proposals'))
+            self._forget()
+        self._last_now = now
+
+    def _forget(self) -> None:
+        """Drop every input."""
+        self._feedback: JointFeedback | None = None
+        self._proposal: TimedProposal | None = None
+        self._proposal_fault = ''
+        self._feedback_stamp = self._feedback_receipt = self._proposal_receipt = 0
+        self._proposal_used = True
+        self._last_tick = 0
+        self._joint_guard.forget()
+        self._proposal_guard.forget()
+
+    def _clear(self) -> None:
+        """As after a start: nothing known, nothing counted."""
+        self._simulated = False
+        self._last_now = 0
+        self._interventions = self._missed = 0
+        self._engaged = self._commanding = False
+        self._activated = 0
+        self._state = State.INACTIVE
+        self._forget()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the safety node."""
+    return run(SafetyNode, argv)
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
