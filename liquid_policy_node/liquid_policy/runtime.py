@@ -1,0 +1,197 @@
+"""The policy on the robot: ONNX Runtime on one thread, no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+
+from liquid_policy.checkpoint import Checkpoint, CheckpointError
+
+_TYPES = {'tensor(float)': np.float32, 'tensor(uint8)': np.uint8}
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """
+    What the policy proposes, in physical units.
+
+    :param weights: of the components, `(components,)`, summing to 1.
+    :param means: `(components, horizon, actions)`.
+    :param scales: standard deviations, as `means`.
+    :param estimate_mean: the interface's targets, `(targets,)`.
+    :param estimate_scale: their standard deviations, `(targets,)`.
+    """
+
+    weights: np.ndarray
+    means: np.ndarray
+    scales: np.ndarray
+    estimate_mean: np.ndarray
+    estimate_scale: np.ndarray
+
+
+class _Graph:
+    """An ONNX graph with its inputs and outputs bound to fixed memory."""
+
+    def __init__(self, data: bytes, threads: int, name: str):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        # Waiting threads must not burn a core that other nodes need.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(data, options,
+                                                         providers=['CPUExecutionProvider'])
+        except Exception as error:      # onnxruntime's errors share no base class
+            raise CheckpointError(f'{name}: expected a graph that ONNX Runtime '
+                                  f'{onnxruntime.__version__} can load, came: {error}; export '
+                                  'the checkpoint again') from error
+        self._binding = self._session.io_binding()
+        self.inputs = self._bind(self._session.get_inputs(), self._binding.bind_input)
+        self.outputs = self._bind(self._session.get_outputs(), self._binding.bind_output)
+
+    @staticmethod
+    def _bind(nodes, bind) -> dict[str, np.ndarray]:
+        arrays = {}
+        for node in nodes:
+            array = np.zeros(node.shape, _TYPES[node.type])
+            bind(node.name, 'cpu', 0, array.dtype.type, array.shape, array.ctypes.data)
+            arrays[node.name] = array
+        return arrays
+
+    def run(self) -> None:
+        """Compute the outputs from what the input arrays hold."""
+        self._session.run_with_iobinding(self._binding)
+
+
+def _fill(target: np.ndarray, value: np.ndarray, name: str) -> None:
+    value = np.asarray(value)
+    if value.shape != target.shape[1:]:
+        raise ValueError(f'{name}: expected shape {target.shape[1:]}, came {value.shape}')
+    target[0] = value
+
+
+class EncoderRuntime:
+    """Features of an image, as the checkpoint's encoder sees it."""
+
+    def __init__(self, checkpoint: Checkpoint, threads: int = 1):
+        self.identity = checkpoint.version
+        self._graph = _Graph(checkpoint.export('encoder.onnx'), threads, 'encoder.onnx')
+
+    def encode(self, color: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        """
+        Return the features of one image, `(size,)` float32.
+
+        :param color: uint8 `(height, width, 3)`, red first.
+        :param depth: float32 `(height, width)` [m]; 0, NaN, infinity: not measured.
+        :raises ValueError: if a shape or type is wrong, or the answer is not finite.
+        """
+        color, depth = np.asarray(color), np.asarray(depth)
+        if color.dtype != np.uint8:
+            raise ValueError(f'color: expected uint8, came {color.dtype}')
+        if not np.issubdtype(depth.dtype, np.floating):
+            raise ValueError(f'depth: expected floats in metres, came {depth.dtype}')
+        graph = self._graph
+        _fill(graph.inputs['color'], color, 'color')
+        _fill(graph.inputs['depth'], depth, 'depth')
+        graph.run()
+        features = graph.outputs['features'][0].copy()
+        if not np.isfinite(features).all():
+            raise ValueError('features: expected finite numbers, came NaN or infinity; the '
+                             'checkpoint is broken')
+        return features
+
+
+class PolicyRuntime:
+    """The policy step by step; equal to torch within 1e-5."""
+
+    def __init__(self, checkpoint: Checkpoint, threads: int = 1):
+        self.version = checkpoint.version
+        self._graph = _Graph(checkpoint.export('step.onnx'), threads, 'step.onnx')
+        self.state_size = self._graph.inputs['state'].shape[1]
+
+    def initial_state(self) -> np.ndarray:
+        """Return the state before anything was seen, `(state_size,)`."""
+        return np.zeros(self.state_size, np.float32)
+
+    def step(self, features: np.ndarray, vector: np.ndarray, elapsed: float,
+             state: np.ndarray) -> tuple[np.ndarray, Distribution]:
+        """
+        Return the next state and what to do.
+
+        :param features: of the newest image, `(features,)`.
+        :param vector: IMU and joints in the interface's order and units, `(vector_size,)`.
+        :param elapsed: time since the last step [s].
+        :param state: `(state_size,)`.
+        :raises ValueError: if a shape is wrong, a number is not finite or time ran backwards.
+        """
+        if not (math.isfinite(elapsed) and elapsed >= 0.0):
+            raise ValueError(f'elapsed: expected a finite time of at least 0 s, came {elapsed}')
+        inputs, outputs = self._graph.inputs, self._graph.outputs
+        for name, value in (('features', features), ('vector', vector), ('state', state)):
+            _fill(inputs[name], value, name)
+            # A sum is finite only if every term is; it costs a third of isfinite().all().
+            if not math.isfinite(inputs[name].sum()):
+                raise ValueError(f'{name}: expected finite numbers, came NaN or infinity')
+        inputs['elapsed'][0, 0] = elapsed
+        self._graph.run()
+        # Copies: the graph's memory is written again at the next step.
+        return outputs['next_state'][0].copy(), Distribution(
+            *(outputs[name][0].copy() for name in (
+                'weights', 'means', 'scales', 'estimate_mean', 'estimate_scale')))
+
+
+class ModeKeeper:
+    """
+    Keep to the component that continues the last plan, instead of flickering between plans.
+
+    A component's distance is measured to what remains of the last plan; the nearest one is kept
+    unless its weight has fallen below `threshold` times the heaviest one's.
+    """
+
+    def __init__(self, dt: float, threshold: float = 0.2):
+        """
+        Remember nothing yet.
+
+        :param dt: time between steps of a chunk [s].
+        :param threshold: 0: never switch; 1: always take the heaviest.
+        :raises ValueError: if `dt` is not above 0 or `threshold` not in [0, 1].
+        """
+        if not dt > 0.0:
+            raise ValueError(f'dt: expected a time above 0 s, came {dt}')
+        if not 0.0 <= threshold <= 1.0:
+            raise ValueError(f'threshold: expected 0 to 1, came {threshold}')
+        self._dt, self._threshold = dt, threshold
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the last plan."""
+        self._plan: np.ndarray | None = None
+        self._age = 0.0
+
+    def choose(self, distribution: Distribution, elapsed: float) -> tuple[int, np.ndarray]:
+        """
+        Return the component to follow and its chunk, `(horizon, actions)`.
+
+        :param distribution: the policy's answer.
+        :param elapsed: time since the last call [s].
+        """
+        heaviest = int(np.argmax(distribution.weights))
+        index = heaviest
+        self._age += elapsed
+        past = int(round(self._age / self._dt))
+        if self._plan is not None and past < len(self._plan):
+            rest = self._plan[past:]
+            ahead = distribution.means[:, :len(rest)]
+            # In standard deviations, so that rad/s, suction and m/s weigh alike.
+            error = (ahead - rest) / distribution.scales[:, :len(rest)]
+            nearest = int(np.argmin(np.square(error).mean((1, 2))))
+            least = self._threshold * distribution.weights[heaviest]
+            if distribution.weights[nearest] >= least:
+                index = nearest
+        self._plan, self._age = distribution.means[index], 0.0
+        return index, self._plan.copy()
