@@ -1,0 +1,155 @@
+"""Who drives the cell: the expert, or a learned policy; both through the safety filter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from liquid_policy.alignment import Aligner
+from liquid_policy.barrier import JointFeedback, SafetyFilter
+from liquid_policy.interface import Interface
+from liquid_policy.limits import load_limits
+import numpy as np
+
+from liquid_sim import scene
+from liquid_sim.conveyor import CONTROL_PERIOD, ConveyorSim
+from liquid_sim.expert import Expert
+
+IMAGE_PERIOD = 1.0 / 30.0    # of the camera [s]
+START = 1_000_000_000        # stamp of simulated time zero [ns]; zero means "no stamp" to ROS
+
+
+def stamp_of(time: float) -> int:
+    """Return the stamp [ns] of simulated seconds."""
+    return START + round(time * 1e9)
+
+
+class Camera:
+    """Says when the next image is due, at 30 Hz on the control clock."""
+
+    def __init__(self):
+        self._next = 0.0
+
+    def due(self, time: float) -> bool:
+        """Return whether an image is to be taken now; each due time is told once."""
+        if time < self._next - 1e-6:
+            return False
+        self._next += IMAGE_PERIOD
+        return True
+
+
+class Safety:
+    """The run-time safety filter around a simulated robot."""
+
+    def __init__(self, interface: Interface, description: Path | None = None):
+        limits = load_limits(interface, description or scene.find_description())
+        self._filter = SafetyFilter(limits)
+        self._joint = np.flatnonzero(limits.joint)
+        self._size = len(limits.names)
+        self.interventions = 0
+
+    def reset(self) -> None:
+        """Start from rest."""
+        self._filter.reset()
+        self.interventions = 0
+
+    def command(self, sim: ConveyorSim, proposal: np.ndarray | None) -> np.ndarray:
+        """Return what the robot is told, (9,); None brakes."""
+        _, position, velocity, effort = sim.joint_state()
+        arrays = [np.full(self._size, np.nan) for _ in range(3)]
+        for array, values in zip(arrays, (position, velocity, effort), strict=True):
+            array[self._joint] = values[:len(self._joint)]
+        result = self._filter.filter(proposal, JointFeedback(*arrays), CONTROL_PERIOD)
+        self.interventions += bool(result.active)
+        return result.command
+
+
+class ExpertDriver:
+    """
+    The expert, its commands disturbed on their way to the robot, the demonstrations not.
+
+    Disturbed demonstrations show how to recover (Laskey et al., DART: Noise injection for robust
+    imitation learning, arXiv:1703.09327).
+
+    :param noise: standard deviation of the disturbance of the joint velocities [rad/s].
+    """
+
+    def __init__(self, sim: ConveyorSim, noise: float = 0.0, time_constant: float = 0.3):
+        self.expert = Expert(sim)
+        self._noise, self._time_constant = noise, time_constant
+
+    def reset(self, seed: int) -> None:
+        """Start an episode."""
+        self.expert.reset()
+        self._rng = np.random.default_rng([seed, 2])
+        self._disturbance = np.zeros(6)
+
+    def act(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return what to propose and what to demonstrate, both (9,)."""
+        wanted = self.expert.act(CONTROL_PERIOD)
+        # an Ornstein-Uhlenbeck process of the given deviation and time constant
+        share = CONTROL_PERIOD / self._time_constant
+        self._disturbance = (self._disturbance * (1 - share)
+                             + self._rng.normal(0, self._noise * np.sqrt(2 * share), 6))
+        proposal = wanted.copy()
+        proposal[:6] += self._disturbance
+        return proposal, wanted
+
+
+class Estimate(NamedTuple):
+    """What a policy believed at a tick, in the order of the interface's targets."""
+
+    mean: np.ndarray
+    scale: np.ndarray
+
+
+class PolicyDriver:
+    """
+    A checkpoint, stepped on the cell's readings by the same code as the nodes.
+
+    :param sim: the cell.
+    :param encoder: encodes images, `EncoderRuntime`.
+    :param policy: steps, `PolicyRuntime`.
+    :param keeper: chooses among components, `ModeKeeper`.
+    """
+
+    def __init__(self, sim: ConveyorSim, interface: Interface, encoder, policy, make_keeper):
+        self._sim, self._interface = sim, interface
+        self._encoder, self._policy, self._make_keeper = encoder, policy, make_keeper
+        depth = interface.images['depth']
+        self._depth_range = depth.range
+        self.reset(0)
+
+    def reset(self, seed: int) -> None:
+        """Forget everything, as a policy node does when it is activated."""
+        self._aligner = Aligner(self._interface)
+        self._camera = Camera()
+        self._state = self._policy.initial_state()
+        self._keeper = self._make_keeper()
+        self._last: int | None = None
+        self.estimate: Estimate | None = None
+
+    def act(self) -> tuple[np.ndarray | None, None]:
+        """Return the proposal (9,), or None while inputs are missing; no demonstration."""
+        sim = self._sim
+        stamp = stamp_of(sim.time)
+        if self._camera.due(sim.time):
+            color, depth = sim.render_camera()
+            near, far = self._depth_range
+            features = self._encoder.encode(color, np.clip(depth, near, far))
+            self._aligner.push('features', stamp, features)
+        self._aligner.push('imu', stamp, np.concatenate(sim.imu()))
+        self._aligner.push('joint_positions', stamp, sim.joint_state()[1][:6])
+        proposal = None
+        for tick in self._aligner.ticks_ready():
+            aligned = self._aligner.at(tick)
+            if aligned.stale:
+                continue
+            elapsed = CONTROL_PERIOD if self._last is None else (tick - self._last) * 1e-9
+            self._last = tick
+            self._state, distribution = self._policy.step(
+                aligned.features, aligned.vector, elapsed, self._state)
+            _, chosen = self._keeper.choose(distribution, elapsed)
+            self.estimate = Estimate(distribution.estimate_mean, distribution.estimate_scale)
+            proposal = chosen[0].astype(float)
+        return proposal, None

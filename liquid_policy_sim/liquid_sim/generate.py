@@ -1,0 +1,194 @@
+"""Record demonstrations of the conveyor to rosbag2, as fast as the machine can simulate."""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+import os
+from pathlib import Path
+import shutil
+import sys
+
+from liquid_policy.interface import Interface, load_interface
+from liquid_trainer.message_types import message_types
+from liquid_trainer.recording import BagWriter
+from tqdm import tqdm
+
+from liquid_sim import conveyor, drivers
+from liquid_sim.messages import RosbagsMessages, Telemetry
+from liquid_sim.rollout import run_episode
+
+START, SUCCESS, FAILURE = 0, 1, 2    # EpisodeMarker kinds
+# Half of the demonstrations are undisturbed; the others show how to come back. [rad/s]
+NOISES = (0.0, 0.0, 0.1, 0.2, 0.3)
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    One bag to be recorded.
+
+    :param folder: the bag.
+    :param seed: of the episode.
+    :param parts: how many parts it shows.
+    :param interface: path of the interface file.
+    :param conditions: `seen`, `unseen` or `everything`.
+    :param noise: of the executed joint velocities [rad/s].
+    :param checkpoint: when given, this policy drives and the expert only comments (DAgger: Ross,
+        Gordon and Bagnell, A reduction of imitation learning to no-regret online learning, 2011).
+    """
+
+    folder: Path
+    seed: int
+    parts: int
+    interface: Path
+    conditions: str
+    noise: float
+    checkpoint: Path | None = None
+
+
+class BagSink:
+    """Writes what the robot's topics would carry during an episode."""
+
+    def __init__(self, folder: Path, interface: Interface, episode: str):
+        topics = dict(interface.topics())
+        topics.update({
+            'odom': 'nav_msgs/msg/Odometry', 'conveyor_status': 'liquid_policy_msgs/msg/ConveyorStatus',
+            'episode': 'liquid_policy_msgs/msg/EpisodeMarker',
+        })
+        topics.pop(interface.features.topic, None)   # images are recorded, not what was made of them
+        self._writer = BagWriter(folder, topics)
+        self._telemetry = Telemetry(RosbagsMessages(message_types(topics.values())))
+        self._interface, self._episode = interface, episode
+        self._camera = drivers.Camera()
+        self._count = 0
+
+    def __call__(self, sim, proposal, demonstration, command) -> None:
+        """Write one tick."""
+        stamp = drivers.stamp_of(sim.time)
+        telemetry, interface = self._telemetry, self._interface
+        if self._count == 0:
+            self._write('episode', stamp, telemetry.marker(START, self._episode, stamp))
+        if self._camera.due(sim.time):
+            for name, image in zip(('color', 'depth'), telemetry.images(sim, stamp), strict=True):
+                self._write(interface.images[name].topic, stamp, image)
+        self._write(interface.observations['imu'].topic, stamp, telemetry.imu(sim, stamp))
+        self._write(interface.observations['joint_positions'].topic, stamp,
+                    telemetry.joint_state(sim, stamp))
+        part = telemetry.part(sim, stamp)
+        if part is not None:
+            self._write(interface.targets['part'].topic, stamp, part)
+        if self._count % 2 == 0:
+            self._write('odom', stamp, telemetry.odometry(sim, stamp))
+        if self._count % 10 == 0:
+            self._write('conveyor_status', stamp, telemetry.status(sim, stamp))
+        for values, key in ((demonstration, 'demonstration'), (command, 'topic')):
+            actions = interface.actions
+            self._write(getattr(actions['arm'], key), stamp, telemetry.joint_command(values[:6]))
+            self._write(getattr(actions['gripper'], key), stamp,
+                        telemetry.joint_command(values[6:7]))
+            self._write(getattr(actions['base'], key), stamp,
+                        telemetry.base_command(*values[7:9], stamp))
+        self._count += 1
+
+    def end(self, sim, success: bool) -> None:
+        """Mark the episode's end and close the bag."""
+        stamp = drivers.stamp_of(sim.time)
+        kind = SUCCESS if success else FAILURE
+        self._write('episode', stamp, self._telemetry.marker(kind, self._episode, stamp))
+        self._writer.close()
+
+    def _write(self, topic, stamp, message):
+        self._writer.write(topic, stamp, message)
+
+
+def record(job: Job) -> dict:
+    """Record one bag and return its figures."""
+    interface = load_interface(job.interface)
+    settings = getattr(conveyor, job.conditions)()
+    sim = conveyor.ConveyorSim(settings, job.seed)
+    driver = drivers.ExpertDriver(sim, job.noise)
+    if job.checkpoint is not None:
+        from liquid_sim.evaluate import load_driver
+        driver = _Commented(load_driver(sim, job.checkpoint), driver)
+    # a bag takes its name when it is complete: what is left of a broken run is never trained on
+    unfinished = job.folder.parent / '.unfinished' / job.folder.name
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.parent.mkdir(exist_ok=True)
+    sink = BagSink(unfinished, interface, job.folder.name)
+    outcome = run_episode(sim, driver, drivers.Safety(interface), job.seed, job.parts, sink)
+    sink.end(sim, outcome.missed == 0)
+    sim.close()
+    os.replace(unfinished, job.folder)
+    return {'seen': outcome.seen, 'picked': outcome.picked, 'seconds': outcome.seconds}
+
+
+class _Commented:
+    """A policy drives, the expert says what it would have done."""
+
+    def __init__(self, policy, expert):
+        self._policy, self._expert = policy, expert
+
+    def reset(self, seed: int) -> None:
+        self._policy.reset(seed)
+        self._expert.reset(seed)
+
+    def act(self):
+        proposal, _ = self._policy.act()
+        return proposal, self._expert.act()[1]
+
+
+def jobs_of(arguments) -> list[Job]:
+    """Return the bags to record; those that exist already are left alone."""
+    jobs = []
+    for index in range(arguments.episodes):
+        seed = arguments.seed + index
+        folder = arguments.output / f'episode_{seed:05d}'
+        if folder.exists():
+            continue
+        noise = NOISES[seed % len(NOISES)] * arguments.noise
+        jobs.append(Job(folder, seed, arguments.parts, arguments.interface,
+                        arguments.conditions, noise, arguments.checkpoint))
+    return jobs
+
+
+def main(argv=None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog='generate', description=__doc__)
+    parser.add_argument('--output', type=Path, default=Path('runs/demonstrations'),
+                        help='folder for the bags (default %(default)s)')
+    parser.add_argument('--interface', type=Path, default=Path('config/manipulator.interface.yaml'))
+    parser.add_argument('--episodes', type=int, default=120)
+    parser.add_argument('--parts', type=int, default=4, help='parts per episode')
+    parser.add_argument('--seed', type=int, default=0, help='of the first episode')
+    parser.add_argument('--conditions', choices=('seen', 'unseen', 'everything'), default='seen')
+    parser.add_argument('--noise', type=float, default=1.0,
+                        help='scale of the disturbances; 0 for clean demonstrations only')
+    parser.add_argument('--checkpoint', type=Path, default=None,
+                        help='let this policy drive while the expert comments (DAgger)')
+    parser.add_argument('--processes', type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args(argv)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    jobs = jobs_of(arguments)
+    skipped = arguments.episodes - len(jobs)
+    if skipped:
+        print(f'{skipped} bags exist already in {arguments.output} and are kept')
+    totals = {'seen': 0, 'picked': 0, 'seconds': 0.0}
+    with ProcessPoolExecutor(arguments.processes) as pool:
+        futures = [pool.submit(record, job) for job in jobs]
+        with tqdm(total=len(jobs), unit='bag', desc='recording', disable=None) as progress:
+            for future in as_completed(futures):
+                for key, value in future.result().items():
+                    totals[key] += value
+                progress.set_postfix_str(f"{totals['picked']}/{totals['seen']} parts picked")
+                progress.update()
+    shutil.rmtree(arguments.output / '.unfinished', ignore_errors=True)
+    rate = totals['picked'] / max(totals['seen'], 1)
+    print(f"recorded {len(jobs)} bags, {totals['seconds']:.0f} s of motion, "
+          f"{totals['picked']} of {totals['seen']} parts picked ({rate:.1%}) in {arguments.output}")
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
