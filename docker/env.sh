@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Environment of the workspace; source it in bash: . docker/env.sh
 # What the user has set already (discovery range, profile, renderer) stays.
 

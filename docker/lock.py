@@ -2,7 +2,7 @@
 Make docker/requirements.lock: every package, direct or not, with its version.
 
 Usage, once per Python version and then once for all:
-    python3.X -m pip install --dry-run --ignore-installed --report X.json -r docker/requirements.txt
+    pip install --dry-run --ignore-installed --report a.json -r docker/requirements.txt
     python3 docker/lock.py 3.10=a.json 3.11=b.json 3.12=c.json > docker/requirements.lock
 
 A package that differs between Python versions gets one line per version with a marker; the

@@ -9,6 +9,7 @@
 # LIQUID_TORCH_INDEX      where the CPU build of torch is looked for when the configured index
 #                         does not have it; empty: nowhere
 # LIQUID_IGNORE_ROS=1     use the wheels although a ROS 2 installation is sourced
+# With the argument --environment only .venv is made, nothing is built.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -21,9 +22,8 @@ say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 if [ -n "${ROS_DISTRO:-}" ] && [ -z "${LIQUID_IGNORE_ROS:-}" ]; then
-  fail "ROS 2 ${ROS_DISTRO} is sourced here; use it: 'rosdep install --from-paths . --ignore-src -y'," \
-    "'pip install -r docker/requirements-ros.txt', 'colcon build --symlink-install' (README, section" \
-    "'With a ROS 2 installation'); or set LIQUID_IGNORE_ROS=1 to use the wheels all the same"
+  fail "ROS 2 $ROS_DISTRO is sourced here: run docker/setup_ros.sh, which builds on it;" \
+    'or set LIQUID_IGNORE_ROS=1 to use the ROS 2 wheels all the same'
 fi
 
 # What the packages depend on: versions; what the build depends on: build files, messages, and
@@ -41,9 +41,10 @@ build_hash() {
 holds() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
 
 wanted_packages=$(packages_hash)
-wanted_build=$(build_hash)
-if holds "$venv/packages.stamp" "$wanted_packages" && holds install/build.stamp "$wanted_build" \
-    && [ -x "$venv/bin/python" ]; then
+environment_only=
+if [ "${1:-}" = --environment ]; then environment_only=1; else wanted_build=$(build_hash); fi
+if holds "$venv/packages.stamp" "$wanted_packages" && [ -x "$venv/bin/python" ] \
+    && { [ -n "$environment_only" ] || holds install/build.stamp "$wanted_build"; }; then
   exit 0
 fi
 started=$SECONDS
@@ -78,12 +79,10 @@ missing_packages() {
   command -v make >/dev/null || echo make
   # MuJoCo renders without a display through one of these two.
   has_library libOSMesa.so.8 || has_library libEGL_mesa.so.0 || echo libosmesa6 libgl1
-  # OpenCV and the plotting library want these from the system.
-  has_library libglib-2.0.so.0 || echo libglib2.0-0
 }
 
 [ "$(uname -sm)" = 'Linux x86_64' ] || fail "the ROS 2 wheels exist for Linux on x86-64 only, and this is \
-$(uname -sm): install ROS 2 Jazzy and see README, section 'With a ROS 2 installation'"
+$(uname -sm): install ROS 2 Jazzy and run docker/setup_ros.sh"
 
 missing=$(missing_packages | tr '\n' ' ' | sed 's/ *$//')
 if [ -n "$missing" ]; then
@@ -151,6 +150,8 @@ $(tail -n 5 "$venv/pip.log")"
   echo "$renderer" > "$venv/mujoco_gl"
   echo "$wanted_packages" > "$venv/packages.stamp"
 fi
+
+[ -z "$environment_only" ] || exit 0
 
 # --- workspace --------------------------------------------------------------------------------
 say 'building the workspace'

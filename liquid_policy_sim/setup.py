@@ -9,7 +9,6 @@ setup(
     version='0.1.0',
     packages=find_packages(include=['liquid_sim', 'liquid_policy_sim']),
     package_data={'liquid_sim': ['report_page/*']},
-    package_data={'liquid_sim': ['report_page/*']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{package_name}']),
         (f'share/{package_name}', ['package.xml']),
