@@ -1,0 +1,352 @@
+"""
+Rosbag2 bags as they are found: mcap or sqlite3, split, compressed, or cut off by a crash.
+
+Messages come in the order they were recorded, decoded by the definitions the bag carries.
+"""
+
+import sqlite3
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rosbags.serde import SerdeError
+from rosbags.typesys import (
+    Stores,
+    TypesysError,
+    get_types_from_idl,
+    get_types_from_msg,
+    get_typestore,
+)
+
+from . import mcap_file
+from .message_types import UnknownTypeError, message_types
+from .recording import bag_files
+
+ENDINGS = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd')
+_ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
+
+
+class BagError(ValueError):
+    """A bag cannot be used; the text names the bag, what was expected, what came, what to do."""
+
+
+class Record(NamedTuple):
+    """
+    One recorded message.
+
+    :param topic: absolute topic name.
+    :param type: message type.
+    :param time: log time [ns].
+    :param message: decoded message.
+    """
+
+    topic: str
+    type: str
+    time: int
+    message: Any
+
+
+@dataclass
+class _Topic:
+    type: str
+    encoding: str = ''
+    text: str = ''
+    count: int = 0
+
+
+class Bag:
+    """
+    A bag to read.
+
+    :param path: its folder, or one storage file.
+    :raises BagError: if there is no bag, or it holds no messages at all.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise BagError(f'{self.path}: expected a bag, came nothing of this name')
+        self.files = [self.path] if self.path.is_file() else bag_files(self.path, *ENDINGS)
+        if not self.files or not self.files[0].name.endswith(ENDINGS):
+            raise BagError(f'{self.path}: expected a rosbag2 folder or a file ending in '
+                           f'{", ".join(ENDINGS)}, found none; check the path')
+        # Files that end without an index, as after a crash, with the bytes that are whole.
+        self.cut_off: dict[Path, int] = {}
+        self._scratch: tempfile.TemporaryDirectory | None = None
+        self._plain = {file: self._decompressed(file) for file in self.files}
+        self._topics: dict[str, _Topic] = {}
+        self._store = get_typestore(Stores.EMPTY)
+        self._known: set[str] = set()
+        for file in self.files:
+            self._list(file)
+        if not any(topic.count for topic in self._topics.values()):
+            raise BagError(f'{self.path}: expected recorded messages, came an empty bag '
+                           f'({self.size} bytes); record again and check that the topics are '
+                           'being published (ros2 topic hz)')
+
+    @property
+    def topics(self) -> dict[str, str]:
+        """Type of every topic with messages."""
+        return {name: topic.type for name, topic in self._topics.items() if topic.count}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Messages of every topic."""
+        return {name: topic.count for name, topic in self._topics.items() if topic.count}
+
+    @property
+    def size(self) -> int:
+        """Bytes of all storage files."""
+        return sum(file.stat().st_size for file in self.files)
+
+    def messages(self, topics: Collection[str] | None = None,
+                 progress: Callable[[int], None] | None = None,
+                 rejected: Callable[[str, str], None] | None = None) -> Iterator[Record]:
+        """
+        Give decoded messages in the order they were recorded.
+
+        :param topics: absolute names of the wanted topics; all if left out.
+        :param progress: called with the share read so far of `size` [bytes].
+        :param rejected: called with topic and reason for a message that cannot be decoded;
+            without it such a message is an error.
+        :raises BagError: for a message that cannot be decoded.
+        """
+        done = 0
+        for file in self.files:
+            size = file.stat().st_size
+            whole = max(self._plain[file].stat().st_size, 1)
+
+            def forward(where: int, done: int = done, size: int = size, whole: int = whole
+                        ) -> None:
+                if progress is not None:
+                    progress(done + size * where // whole)
+
+            for topic, kind, time, data in self._raw(file, topics, forward):
+                try:
+                    yield Record(topic, kind, time, self._decode(topic, kind, data))
+                except (SerdeError, AssertionError, mcap_file.zstd.ZstdError) as error:
+                    text = (f'{topic}: expected a serialized {kind}, came {len(data)} bytes: '
+                            f'{error}')
+                    if rejected is None:
+                        raise BagError(f'{self.path}: {text}') from None
+                    rejected(topic, text)
+            done += size
+            if progress is not None:
+                progress(done)
+
+    def _list(self, file: Path) -> None:
+        plain = self._plain[file]
+        if plain.stat().st_size == 0:
+            self.cut_off[file] = 0
+            return
+        if plain.suffix == '.db3':
+            self._list_sqlite(file)
+            return
+        try:
+            content = mcap_file.summary(plain)
+            if content is None:
+                content = mcap_file.Content()
+                for _ in mcap_file.read(plain, content):
+                    pass
+                if not content.complete:
+                    self.cut_off[file] = content.good_until
+        except mcap_file.McapError as error:
+            raise BagError(str(error)) from None
+        for number, channel in content.channels.items():
+            schema = channel.schema
+            self._add(_Topic(schema.name, schema.encoding, schema.text,
+                             content.counts.get(number, 0)), channel.topic)
+
+    def _list_sqlite(self, file: Path) -> None:
+        definitions: dict[str, tuple[str, str]] = {}
+        try:
+            with _connect(self._plain[file]) as database:
+                tables = {row[0] for row in database.execute(
+                    "SELECT name FROM sqlite_master WHERE type = 'table'")}
+                if not {'topics', 'messages'} <= tables:
+                    raise BagError(f'{file}: expected the tables topics and messages of rosbag2, '
+                                   f'came {sorted(tables)}')
+                if 'message_definitions' in tables:
+                    for name, encoding, text in database.execute(
+                            'SELECT topic_type, encoding, encoded_message_definition '
+                            'FROM message_definitions'):
+                        definitions[name] = (encoding, text)
+                topics = database.execute('SELECT id, name, type FROM topics').fetchall()
+                counts = {}
+                try:
+                    counts = dict(database.execute(
+                        'SELECT topic_id, count(*) FROM messages GROUP BY topic_id'))
+                except sqlite3.DatabaseError:
+                    counts = self._count_rows(file, database)
+        except sqlite3.DatabaseError as error:
+            raise BagError(f'{file}: expected a rosbag2 sqlite3 file, came one that cannot be '
+                           f'read ({error}); if the recorder was killed, try `sqlite3 {file.name} '
+                           '.recover`') from None
+        for number, name, kind in topics:
+            self._add(_Topic(kind, *definitions.get(kind, ('', '')), counts.get(number, 0)), name)
+
+    def _count_rows(self, file: Path, database: sqlite3.Connection) -> dict[int, int]:
+        """Count what can be read of a damaged file."""
+        counts: dict[int, int] = {}
+        self.cut_off[file] = file.stat().st_size
+        try:
+            for (number,) in database.execute('SELECT topic_id FROM messages'):
+                counts[number] = counts.get(number, 0) + 1
+        except sqlite3.DatabaseError:
+            pass
+        return counts
+
+    def _add(self, topic: _Topic, name: str) -> None:
+        known = self._topics.setdefault(name, topic)
+        if known is topic:
+            return
+        if known.type != topic.type:
+            raise BagError(f'{self.path}: expected one type for {name}, came {known.type} and '
+                           f'{topic.type}')
+        known.count += topic.count
+
+    def _raw(self, file: Path, topics: Collection[str] | None, progress: Callable[[int], None]
+             ) -> Iterator[tuple[str, str, int, Any]]:
+        plain = self._plain[file]
+        if plain.stat().st_size == 0:
+            return
+        if plain.suffix == '.db3':
+            yield from self._raw_sqlite(plain, topics)
+            return
+
+        def wanted(channel: mcap_file.Channel) -> bool:
+            return topics is None or channel.topic in topics
+
+        for channel, time, data in mcap_file.read(plain, wanted=wanted, progress=progress):
+            yield channel.topic, channel.schema.name, time, data
+
+    def _raw_sqlite(self, plain: Path, topics: Collection[str] | None
+                    ) -> Iterator[tuple[str, str, int, bytes]]:
+        with _connect(plain) as database:
+            named = {number: (name, kind) for number, name, kind
+                     in database.execute('SELECT id, name, type FROM topics')
+                     if topics is None or name in topics}
+            marks = ', '.join('?' * len(named))
+            rows = database.execute('SELECT topic_id, timestamp, data FROM messages '
+                                    f'WHERE topic_id IN ({marks}) ORDER BY id', tuple(named))
+            while True:
+                try:
+                    row = rows.fetchone()
+                except sqlite3.DatabaseError:
+                    return  # damaged from here on; `cut_off` says so
+                if row is None:
+                    return
+                yield *named[row[0]], row[1], row[2]
+
+    def _decode(self, topic: str, kind: str, data: Any) -> Any:
+        if kind not in self._known:
+            self._learn(topic, kind)
+        if bytes(data[:4]) == _ZSTD_MAGIC:  # message compression of rosbag2
+            data = mcap_file.zstd.decompress(data)
+        try:
+            return self._store.deserialize_cdr(data, kind)
+        except SerdeError as error:
+            # Some writers leave up to 8 bytes of padding behind a message.
+            for padding in (4, 8):
+                if 'size mismatch' in str(error) and len(data) > padding + 4:
+                    try:
+                        return self._store.deserialize_cdr(data[:-padding], kind)
+                    except SerdeError:
+                        continue
+            raise
+
+    def _learn(self, topic: str, kind: str) -> None:
+        """Register a message type by the bag's own definition, else by the installed one."""
+        entry = self._topics[topic]
+        try:
+            if not entry.text:
+                store = message_types([kind])
+                types = {name: store.fielddefs[name] for name in _with_parts(store, kind)}
+            elif entry.encoding == 'ros2msg':
+                types = get_types_from_msg(entry.text, kind)
+            else:
+                types = {}
+                separator = '=' * 80 + '\n'
+                for part in entry.text.split(separator):
+                    text = part.split('\n', 1)[1] if part.startswith('IDL: ') else part
+                    if text.strip():
+                        types.update(get_types_from_idl(text))
+            self._store.register(types)
+        except (TypesysError, UnknownTypeError) as error:
+            raise BagError(f'{self.path}: expected a usable definition of {kind} for {topic}, '
+                           f'came: {error}') from None
+        self._known.add(kind)
+
+    def _decompressed(self, file: Path) -> Path:
+        """Give the file itself, or a decompressed copy of as much as can be had."""
+        if file.suffix != '.zstd':
+            return file
+        if self._scratch is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix='bag_')
+        plain = Path(self._scratch.name) / file.stem
+        with open(file, 'rb') as packed, open(plain, 'wb') as out:
+            unpacker = mcap_file.zstd.ZstdDecompressor()
+            try:
+                while not unpacker.eof and (block := packed.read(1 << 20)):
+                    out.write(unpacker.decompress(block))
+            except mcap_file.zstd.ZstdError as error:
+                raise BagError(f'{file}: expected zstd data, came {error}') from None
+            if not unpacker.eof:
+                self.cut_off[file] = packed.tell()
+        return plain
+
+
+def find_bags(paths: str | Path | Collection[str | Path]) -> list[Path]:
+    """
+    Give the bags among paths, each a bag, a storage file, or a folder with bags below it.
+
+    :raises BagError: if a path holds none.
+    """
+    found: list[Path] = []
+    for path in [paths] if isinstance(paths, (str, Path)) else paths:
+        path = Path(path)
+        if path.is_dir() and not bag_files(path, *ENDINGS):
+            below = sorted(entry for entry in path.rglob('*')
+                           if entry.is_dir() and bag_files(entry, *ENDINGS))
+            if not below:
+                raise BagError(f'{path}: expected bags in this folder, found none')
+            found += below
+        else:
+            found.append(path)
+    return found
+
+
+class _connect:  # noqa: N801 (used like a function)
+    """A sqlite3 file opened only to read, closed at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> sqlite3.Connection:
+        # A folder that is mounted read-only needs `immutable`, which ignores a journal.
+        for mode in ('mode=ro', 'immutable=1'):
+            self._database = sqlite3.connect(f'{self._path.resolve().as_uri()}?{mode}', uri=True)
+            try:
+                self._database.execute('SELECT count(*) FROM sqlite_master')
+                break
+            except sqlite3.OperationalError:
+                if mode == 'immutable=1':
+                    raise
+        return self._database
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+
+
+def _with_parts(store: Any, kind: str, found: dict[str, None] | None = None) -> dict[str, None]:
+    """Give a type and all it is made of."""
+    found = {} if found is None else found
+    found[kind] = None
+    for _, (_, detail) in store.fielddefs[kind][1]:
+        while isinstance(detail, tuple) and isinstance(detail[0], tuple):
+            detail = detail[0][1]
+        if isinstance(detail, str) and detail not in found:
+            _with_parts(store, detail, found)
+    return found

@@ -1,0 +1,502 @@
+"""
+Demonstrations from bags: episodes on the control clock, as the robot would have seen them.
+
+Messages become numbers by `liquid_policy.conversion` and find their tick by
+`liquid_policy.alignment`, the code the nodes run.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from liquid_policy.alignment import FEATURES, Aligner, FramePairer, Outcome, align_next
+from liquid_policy.conversion import (
+    NANOSECONDS,
+    MessageError,
+    image_from_message,
+    stamp_of,
+    vector_from_message,
+)
+from liquid_policy.interface import ActionSpec, ImageSpec, Interface, SourceSpec
+
+from .bag_file import Bag, BagError, Record, find_bags
+
+__all__ = ['Bag', 'BagError', 'BagWarning', 'Episode', 'ReadSettings', 'find_bags',
+           'read_episodes']
+
+EPISODE_TOPIC = 'episode'
+EPISODE_TYPE = 'liquid_policy_msgs/msg/EpisodeMarker'
+START, END_SUCCESS, END_FAILURE, DISCARD = range(4)
+OUTCOMES = {END_SUCCESS: 'success', END_FAILURE: 'failure'}
+
+
+class BagWarning(UserWarning):
+    """Part of a bag is not used."""
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """
+    How episodes are cut.
+
+    :param actions: `demonstration` or `command` topics, or `auto`: demonstrations where the bag
+        has any, commands else; `none` gives NaN actions.
+    :param images: read images; without, episodes have none and `image_index` is -1.
+    :param namespace: of the recorded robot; found by itself unless a bag holds several.
+    :param settle: how long a tick waits for messages that came late [s].
+    :param max_gap: ticks further apart than this start another episode [s].
+    :param longest: longer episodes are cut into parts, to bound memory [s].
+    """
+
+    actions: str = 'auto'
+    images: bool = True
+    namespace: str | None = None
+    settle: float = 0.5
+    max_gap: float = 0.5
+    longest: float = 120.0
+
+    def __post_init__(self) -> None:
+        choices = ('auto', 'demonstration', 'command', 'none')
+        if self.actions not in choices:
+            raise ValueError(f'expected actions from {choices}, came {self.actions!r}')
+        for key in ('settle', 'max_gap', 'longest'):
+            if not getattr(self, key) > 0:
+                raise ValueError(f'expected a positive {key}, came {getattr(self, key)}')
+
+
+@dataclass(frozen=True)
+class Episode:
+    """
+    One demonstration on the control clock.
+
+    :param name: name from its marker; parts of one episode share it.
+    :param outcome: `success`, `failure`, `unfinished` (no end marker) or `unmarked`.
+    :param source: the bag.
+    :param stamps: ticks, int64 `(T,)` [ns].
+    :param vectors: observations, float32 `(T, vector_size)`.
+    :param image_index: which image was known at each tick, int64 `(T,)`.
+    :param images: images by name, as `image_from_message` gives them, each `(N, ...)`.
+    :param image_stamps: stamps of the images, int64 `(N,)` [ns].
+    :param actions: the action that followed each tick, float32 `(T, action_size)`.
+    :param targets: float32 `(T, target_size)`, NaN where absent or stale.
+    :param dropped: ticks that were left out, by reason; of the whole marked episode.
+    :param rejected: messages that were left out, by reason; of the whole marked episode.
+    """
+
+    name: str
+    outcome: str
+    source: str
+    stamps: np.ndarray
+    vectors: np.ndarray
+    image_index: np.ndarray
+    images: dict[str, np.ndarray]
+    image_stamps: np.ndarray
+    actions: np.ndarray
+    targets: np.ndarray
+    dropped: dict[str, int] = field(default_factory=dict)
+    rejected: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.stamps)
+
+    @property
+    def times(self) -> np.ndarray:
+        """Seconds since the first tick, float64 `(T,)`."""
+        return (self.stamps - self.stamps[0]) / NANOSECONDS
+
+    @property
+    def colors(self) -> np.ndarray:
+        """The first colour image, uint8 `(N, height, width, 3)`; empty when there is none."""
+        return next((images for images in self.images.values() if images.ndim == 4),
+                    np.empty((0, 0, 0, 3), np.uint8))
+
+    @property
+    def depths(self) -> np.ndarray:
+        """The first depth image, float32 `(N, height, width)` [m]; empty when there is none."""
+        return next((images for images in self.images.values() if images.ndim == 3),
+                    np.empty((0, 0, 0), np.float32))
+
+
+def read_episodes(paths: str | Path | Collection[str | Path], interface: Interface,
+                  settings: ReadSettings | None = None,
+                  progress: Callable[[int, int], None] | None = None,
+                  report: Callable[[str], None] | None = None) -> Iterator[Episode]:
+    """
+    Read the episodes of bags, one at a time.
+
+    Episodes are cut by `EpisodeMarker` messages on the topic `episode`; a bag without any is one
+    episode. Discarded ones are left out. Ticks with a stale observation or without an action are
+    left out and counted; a longer gap cuts the episode.
+
+    :param paths: bags, storage files, or folders with bags below them.
+    :param interface: what to read.
+    :param settings: how to cut.
+    :param progress: called with bytes read and bytes in all.
+    :param report: called with what is worth knowing (a bag that was cut off, messages left out);
+        a `BagWarning` otherwise.
+    :raises BagError: for a bag that cannot be used, naming what was expected, what came and what
+        to do.
+    """
+    settings = settings or ReadSettings()
+    bags = find_bags(paths)
+    sizes = [_size_of(bag) for bag in bags]
+    for number, path in enumerate(bags):
+        before = sum(sizes[:number])
+
+        def forward(done: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + done, sum(sizes))
+
+        yield from _BagReader(path, interface, settings, report or _warn).episodes(forward)
+
+
+class _BagReader:
+    """The episodes of one bag."""
+
+    def __init__(self, path: Path, interface: Interface, settings: ReadSettings,
+                 report: Callable[[str], None]) -> None:
+        self._bag = Bag(path)
+        self._interface = interface
+        self._settings = settings
+        self._report = report
+        for file, size in self._bag.cut_off.items():
+            report(f'{file}: expected an index at its end, came the end of the file after '
+                   f'{size} whole bytes; what is before it is used. `python3 -m '
+                   f'liquid_trainer.recording {file.parent}` completes an mcap bag')
+        self._namespace = self._find_namespace()
+        self._routes = self._find_routes()
+
+    def episodes(self, progress: Callable[[int], None]) -> Iterator[Episode]:
+        marker = f'{self._namespace}/{EPISODE_TOPIC}'
+        marked = self._bag.topics.get(marker) == EPISODE_TYPE
+        wanted = {*self._routes, *([marker] if marked else [])}
+        open_episode = None if marked else self._builder(self._bag.path.name, 'unmarked')
+        # A finished episode is held until the next one starts: it may yet be discarded.
+        held: list[Episode] = []
+        name, found, used = '', 0, Counter[str]()
+        rejected: Counter[str] = Counter()
+        errors: dict[str, str] = {}
+
+        def reject(topic: str, reason: str) -> None:
+            rejected[topic] += 1
+            errors.setdefault(topic, reason)
+
+        discarded = 0
+        dropped: Counter[str] = Counter()
+        for record in self._bag.messages(wanted, progress, reject):
+            if record.topic == marker:
+                kind, name = record.message.kind, record.message.episode
+                if open_episode is not None:
+                    outcome = OUTCOMES.get(kind, 'failure')
+                    if kind == DISCARD:
+                        discarded += 1
+                    else:
+                        held += open_episode.take(outcome=outcome)
+                    dropped.update(open_episode.dropped)
+                    open_episode = None
+                elif kind == DISCARD and held and name in ('', held[-1].name):
+                    discarded += 1
+                    held.clear()
+                if kind == START:
+                    found += len(held)
+                    yield from _drain(held)
+                    open_episode = self._builder(name, 'unfinished')
+            elif open_episode is not None:
+                try:
+                    open_episode.add(self._routes[record.topic], record)
+                    used[record.topic] += 1
+                except MessageError as error:
+                    open_episode.rejected[str(error)] += 1
+                    reject(record.topic, str(error))
+                if open_episode.is_long:
+                    part = open_episode.take(rest=False)
+                    found += len(part)
+                    yield from _drain(part)
+            for topic in rejected.keys() - used.keys():
+                if rejected[topic] >= 100:
+                    self._refuse(topic, rejected, errors)
+        for topic in rejected.keys() - used.keys():
+            self._refuse(topic, rejected, errors)
+        if open_episode is not None:
+            held += open_episode.take()
+            dropped.update(open_episode.dropped)
+        for topic, count in rejected.items():
+            self._report(f'{self._bag.path}: {count} messages left out, the first because: '
+                         f'{errors[topic]}')
+        found += len(held)
+        if not found and not discarded:
+            reasons = ', '.join(f'{count} ticks {reason}' for reason, count in dropped.items())
+            raise BagError(f'{self._bag.path}: expected at least one tick with fresh observations '
+                           f'and an action, came none ({reasons or "no ticks"}); check that '
+                           'recording ran while the robot was driven, and max_age and latency in '
+                           'the interface file')
+        yield from _drain(held)
+
+    def _refuse(self, topic: str, rejected: Counter[str], errors: dict[str, str]) -> None:
+        raise BagError(f'{self._bag.path}: all {rejected[topic]} messages of {topic} are '
+                       f'unusable, the first because: {errors[topic]}')
+
+    def _builder(self, name: str, outcome: str) -> '_Builder':
+        return _Builder(self._interface, self._settings, name, outcome, str(self._bag.path))
+
+    def _find_namespace(self) -> str:
+        """Find what stands before the interface's relative topics in the bag."""
+        if self._settings.namespace is not None:
+            name = self._settings.namespace.strip('/')
+            return f'/{name}' if name else ''
+        clock = self._interface.clock_source.topic
+        if clock.startswith('/'):
+            return ''
+        found = [topic[:-len(clock) - 1] for topic in self._bag.topics
+                 if topic.endswith(f'/{clock}')]
+        if '' in found or not found:
+            return ''
+        if len(found) > 1:
+            raise BagError(f'{self._bag.path}: expected one robot, came topics of {found}; say '
+                           'which one by namespace')
+        return found[0]
+
+    def _find_routes(self) -> dict[str, list[ImageSpec | SourceSpec | ActionSpec]]:
+        """Say which topic feeds what, and refuse a bag that lacks one."""
+        interface, topics = self._interface, self._bag.topics
+        routes: dict[str, list] = {}
+        missing: list[str] = []
+
+        def route(topic: str, spec: Any, needed: bool = True) -> None:
+            name = topic if topic.startswith('/') else f'{self._namespace}/{topic}'
+            if name not in topics:
+                if needed:
+                    missing.append(f'{name} [{spec.type}]')
+                return
+            if topics[name] != spec.type:
+                raise BagError(f'{self._bag.path}: expected {spec.type} on {name}, came '
+                               f'{topics[name]}; correct the interface file or record again')
+            routes.setdefault(name, []).append(spec)
+
+        if interface.features is not None and self._settings.images:
+            for name in interface.features.images:
+                route(interface.images[name].topic, interface.images[name])
+        for source in interface.observations.values():
+            route(source.topic, source)
+        for source in interface.targets.values():
+            route(source.topic, source, needed=False)
+        shown = [action.demonstration if action.demonstration.startswith('/')
+                 else f'{self._namespace}/{action.demonstration}'
+                 for action in interface.actions.values()]
+        kind = self._settings.actions
+        if kind == 'auto':
+            kind = 'demonstration' if any(topic in topics for topic in shown) else 'command'
+        for action in interface.actions.values():
+            if kind != 'none':
+                route(action.demonstration if kind == 'demonstration' else action.topic, action)
+        if missing:
+            raise BagError(f'{self._bag.path}: expected the topics {", ".join(missing)}, came a '
+                           f'bag with {", ".join(sorted(topics))}; record them too, or check the '
+                           'namespace and topic names in the interface file')
+        return routes
+
+
+class _Builder:
+    """Collects one episode."""
+
+    def __init__(self, interface: Interface, settings: ReadSettings, name: str, outcome: str,
+                 source: str) -> None:
+        self.dropped: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
+        self._interface, self._settings = interface, settings
+        self._name, self._outcome, self._source = name, outcome, source
+        self._aligner = Aligner(interface, settings.settle)
+        features = interface.features if settings.images else None
+        self._pairer = None if features is None else FramePairer(features)
+        self._ignored = () if features is not None else (FEATURES,)
+        # How far log time is ahead of the robot's clock, if by more than transport explains
+        # (recorded in simulated time, say): what has no header is moved by that.
+        self._offset: int | None = None
+        self._done: list[Episode] = []
+        self._clear()
+
+    @property
+    def is_long(self) -> bool:
+        """Whether a part is to be taken."""
+        return bool(self._done) or (len(self._ticks) > 1 and self._ticks[-1] - self._ticks[0]
+                                    > self._settings.longest * NANOSECONDS)
+
+    def add(self, specs: list[ImageSpec | SourceSpec | ActionSpec], record: Record) -> None:
+        """
+        Take one message.
+
+        :raises MessageError: if it is not as declared; it is then left out.
+        """
+        stamp = stamp_of(record.message)
+        clock = self._interface.clock_source
+        if clock in specs:
+            offset = record.time - (record.time if stamp is None else stamp)
+            self._offset = offset if abs(offset) > NANOSECONDS else 0
+        if stamp is None:
+            if self._offset is None:
+                return  # before the clock: no tick can need it
+            stamp = record.time - self._offset
+        error: MessageError | None = None
+        for spec in specs:
+            try:
+                if isinstance(spec, ImageSpec):
+                    self._add_image(spec, stamp, record.message)
+                elif isinstance(spec, ActionSpec):
+                    values = vector_from_message(spec, record.message)
+                    self._actions.setdefault(spec.name, ([], []))[0].append(stamp)
+                    self._actions[spec.name][1].append(values)
+                else:
+                    self._push(spec.name, stamp, vector_from_message(spec, record.message))
+            except MessageError as caught:
+                error = caught
+        self._collect(self._aligner.ticks_ready())
+        if error is not None:
+            raise error
+
+    def take(self, rest: bool = True, outcome: str | None = None) -> list[Episode]:
+        """
+        Give what was collected, and go on with the remainder.
+
+        :param rest: all of it; otherwise what no later message can change.
+        :param outcome: how the episode ended, if known.
+        """
+        if outcome is not None:
+            self._outcome = outcome
+        if rest:
+            self._collect(self._aligner.finish())
+        parts, self._done = self._done, []
+        if not self._ticks:
+            return parts
+        limit = max(spec.max_age for spec in self._interface.actions.values())
+        until = self._ticks[-1] - (0 if rest else round(limit * NANOSECONDS) + NANOSECONDS)
+        return parts + self._cut(until)
+
+    def _push(self, name: str, stamp: int, value: Any) -> None:
+        verdict = self._aligner.push(name, stamp, value)
+        if not verdict.kept:
+            self.rejected[f'{name}: {verdict.outcome.value} stamp'] += 1
+        if verdict.outcome is Outcome.RESET and self._ticks:
+            self.rejected[verdict.reason] += 1
+            self._done += self._cut(self._ticks[-1])
+            self._clear()
+
+    def _add_image(self, spec: ImageSpec, stamp: int, message: Any) -> None:
+        assert self._pairer is not None
+        # A copy, because the view would hold the whole chunk of the bag.
+        frame = self._pairer.push(spec.name, stamp, np.array(image_from_message(spec, message)))
+        if frame is None:
+            return
+        when, images = frame
+        self._frames.append((when, tuple(images.values())))
+        self._push(FEATURES, when, self._first + len(self._frames) - 1)
+        if not self._ticks:  # nothing fresh enough so far: keep memory bounded
+            self._forget(when - round(self._settings.longest * NANOSECONDS))
+
+    def _collect(self, ticks: list[int]) -> None:
+        for tick in ticks:
+            known = self._aligner.at(tick)
+            stale = [name for name in known.stale if name not in self._ignored]
+            if stale:
+                self.dropped[f'without fresh {", ".join(stale)}'] += 1
+                continue
+            self._ticks.append(tick)
+            self._vectors.append(known.vector)
+            self._targets.append(known.targets)
+            self._index.append(-1 if known.features is None else known.features)
+
+    def _cut(self, until: int) -> list[Episode]:
+        """Make episodes of the ticks up to `until`, and forget those."""
+        count = int(np.searchsorted(self._ticks, until, side='right'))
+        ticks = np.array(self._ticks[:count], dtype=np.int64)
+        actions = self._aligned_actions(ticks)
+        keep = np.ones(count, bool)
+        if self._settings.actions != 'none':
+            keep = np.isfinite(actions).all(axis=1)
+            if not keep.all():
+                self.dropped['without an action'] += int((~keep).sum())
+        index = np.array(self._index[:count], dtype=np.int64)
+        kept = np.flatnonzero(keep)
+        breaks = np.flatnonzero(np.diff(ticks[kept]) > self._settings.max_gap * NANOSECONDS) + 1
+        episodes = []
+        for rows in np.split(kept, breaks):
+            if not len(rows):
+                continue
+            images, stamps, first = self._images(index[rows])
+            episodes.append(Episode(
+                self._name, self._outcome, self._source, ticks[rows],
+                np.stack([self._vectors[row] for row in rows]), index[rows] - first,
+                images, stamps, actions[rows],
+                np.stack([self._targets[row] for row in rows]),
+                dict(self.dropped), dict(self.rejected)))
+        for collected in (self._ticks, self._vectors, self._targets, self._index):
+            del collected[:count]
+        self._forget(int(ticks[-1]) if count else 0)
+        return episodes
+
+    def _images(self, index: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
+        """Give the frames some ticks need, their stamps, and the number of the first."""
+        features = self._interface.features
+        if self._pairer is None or features is None:
+            return {}, np.empty(0, np.int64), 0
+        low, high = int(index.min()), int(index.max()) + 1
+        frames = self._frames[low - self._first:high - self._first]
+        images = {name: np.stack([content[place] for _, content in frames])
+                  for place, name in enumerate(features.images)}
+        return images, np.array([when for when, _ in frames], dtype=np.int64), low
+
+    def _aligned_actions(self, ticks: np.ndarray) -> np.ndarray:
+        parts = []
+        for name, spec in self._interface.actions.items():
+            stamps, values = self._actions.get(name, ([], []))
+            order = np.argsort(np.array(stamps, dtype=np.int64), kind='stable')
+            parts.append(align_next(
+                ticks, np.array(stamps, dtype=np.int64)[order],
+                np.array(values, dtype=np.float64).reshape(-1, spec.size)[order], spec.max_age))
+        return np.concatenate(parts, axis=1)
+
+    def _forget(self, tick: int) -> None:
+        """Drop actions and frames that no tick after this one needs."""
+        for stamps, values in self._actions.values():
+            count = sum(stamp <= tick for stamp in stamps)
+            del stamps[:count], values[:count]
+        # Ticks that still settle may need the newest frames.
+        features = self._interface.features
+        if features is not None:
+            reach = features.max_age + features.latency + self._settings.settle
+            oldest = min(self._index, default=self._first + len(self._frames))
+            count = 0
+            while (count < len(self._frames) and self._first + count < oldest
+                   and self._frames[count][0] < tick - round(reach * NANOSECONDS)):
+                count += 1
+            del self._frames[:count]
+            self._first += count
+
+    def _clear(self) -> None:
+        self._ticks: list[int] = []
+        self._vectors: list[np.ndarray] = []
+        self._targets: list[np.ndarray] = []
+        self._index: list[int] = []
+        self._frames: list[tuple[int, tuple[np.ndarray, ...]]] = []
+        self._first = 0
+        self._actions: dict[str, tuple[list[int], list[np.ndarray]]] = {}
+
+
+def _drain(episodes: list[Episode]) -> Iterator[Episode]:
+    """Give episodes one by one without holding those already given."""
+    while episodes:
+        yield episodes.pop(0)
+
+
+def _size_of(path: Path) -> int:
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    return path.stat().st_size if path.exists() else 0
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, BagWarning, stacklevel=2)
