@@ -423,7 +423,7 @@ class _PartBody:
     def park(self, model, data) -> None:
         """Let the part float out of sight."""
         model.body_gravcomp[self.id] = 1.0
-        data.qpos[self.q:self.q + 7] = [-4.0, float(self.index), -1.0, 1, 0, 0, 0]
+        data.qpos[self.q:self.q + 7] = [-40.0, float(self.index), 0.5, 1, 0, 0, 0]
         data.qvel[self.v:self.v + 6] = 0.0
 
     def place(self, model, data, rng, mass, x, y, speed) -> None:

@@ -116,6 +116,7 @@ def _dress_robot(spec: mujoco.MjSpec) -> None:
             if 'caster' in body.name:
                 geom.friction = [0.001, 0.0, 0.0]
                 geom.condim = 1
+                geom.priority = 1   # or the floor's friction would hold it
             elif 'wheel' in body.name:
                 geom.friction = [1.0, 0.01, 0.001]
             elif body.name == 'suction_cup_link':
@@ -198,7 +199,7 @@ def _add_cell(spec: mujoco.MjSpec) -> None:
 
     for index in range(PART_COUNT):
         # parked parts float, out of sight; gravity returns when they are put on the belt
-        part = world.add_body(name=f'part_{index}', pos=[-4, index, 0.5], gravcomp=1.0)
+        part = world.add_body(name=f'part_{index}', pos=[-40, index, 0.5], gravcomp=1.0)
         part.add_freejoint(name=f'part_{index}')
         kind = box if index % 2 == 0 else mujoco.mjtGeom.mjGEOM_CYLINDER
         # compiled at its largest: MuJoCo's bounding volumes stay as compiled, shapes may shrink
