@@ -315,7 +315,7 @@ class SafetyFilter:
             acceleration limits.
         """
         action = proposal.action if isinstance(proposal, Proposal) else proposal
-        reasons += self._unusable(action, feedback)
+        reasons = reasons or self._unusable(action, feedback)
         elapsed = elapsed if np.isfinite(elapsed) else 0.0
         if self._stop_reason:
             reasons = (self._stop_reason, *reasons)

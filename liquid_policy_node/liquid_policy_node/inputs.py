@@ -34,13 +34,15 @@ class StampGuard:
         :param stamp: header stamp [ns].
         :param now: the node's clock [ns].
         :return: False for a repeated stamp.
-        :raises MessageError: for a stamp that goes back or lies in the future.
+        :raises MessageError: for a stamp that lies in the future, or goes back while the clock
+            did not.
         """
         if stamp > now + self._tolerance:
             raise MessageError(
                 f'{self._name}: stamp {1e-9 * (stamp - now):.3f} s in the future, ignored; '
                 'synchronise the clocks, or set use_sim_time on every node alike')
-        if self._last is not None and stamp < self._last:
+        clock_went_back = self._last is not None and self._last > now + self._tolerance
+        if self._last is not None and stamp < self._last and not clock_went_back:
             raise MessageError(
                 f'{self._name}: stamp went back by {1e-9 * (self._last - stamp):.3f} s, ignored')
         if stamp == self._last:
