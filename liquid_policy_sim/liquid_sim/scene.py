@@ -180,11 +180,11 @@ def _add_cell(spec: mujoco.MjSpec) -> None:
                            pos=[BELT_X + sign * BELT_HALF_WIDTH, y, (BELT_TOP - 0.065) / 2],
                            rgba=[0.35, 0.36, 0.38, 1], contype=0, conaffinity=0)
     # the feeder: parts come out of its tunnel
-    for x, half in ((-BELT_HALF_WIDTH - 0.015, 0.012), (BELT_HALF_WIDTH + 0.015, 0.012)):
+    for x, half in ((-BELT_HALF_WIDTH - 0.022, 0.014), (BELT_HALF_WIDTH + 0.022, 0.014)):
         world.add_geom(type=box, pos=[BELT_X + x, -0.68, BELT_TOP + 0.06], size=[half, 0.17, 0.07],
                        rgba=[0.30, 0.34, 0.40, 1], contype=0, conaffinity=0)
     world.add_geom(type=box, pos=[BELT_X, -0.68, BELT_TOP + 0.135],
-                   size=[BELT_HALF_WIDTH + 0.03, 0.17, 0.008], rgba=[0.30, 0.34, 0.40, 1],
+                   size=[BELT_HALF_WIDTH + 0.036, 0.17, 0.008], rgba=[0.30, 0.34, 0.40, 1],
                    contype=0, conaffinity=0)
 
     x, y = BIN_CENTRE
