@@ -47,8 +47,10 @@ def load_driver(sim: conveyor.ConveyorSim, checkpoint: Path) -> drivers.PolicyDr
     from liquid_policy.checkpoint import load_checkpoint
     from liquid_policy.runtime import EncoderRuntime, ModeKeeper, PolicyRuntime
     loaded = load_checkpoint(checkpoint)
+    dt = loaded.settings['mixture']['dt']
     return drivers.PolicyDriver(
-        sim, loaded.interface, EncoderRuntime(loaded), PolicyRuntime(loaded), ModeKeeper)
+        sim, loaded.interface, EncoderRuntime(loaded), PolicyRuntime(loaded),
+        lambda: ModeKeeper(dt))
 
 
 def run(job: Job) -> Outcome:
@@ -182,7 +184,7 @@ def policy_name(policy: str) -> str:
     if policy == 'expert':
         return 'expert'
     from liquid_policy.checkpoint import load_checkpoint
-    return f"{load_checkpoint(Path(policy)).settings['core']}+mixture"
+    return f"{load_checkpoint(Path(policy)).settings['core']['kind']}+mixture"
 
 
 def main(argv=None) -> int:
