@@ -22,7 +22,6 @@ setup(
     entry_points={
         'console_scripts': [
             'sim_node = liquid_policy_sim.sim_node:main',
-            'expert_node = liquid_policy_sim.expert_node:main',
             'demo = liquid_policy_sim.demo:main',
             'generate = liquid_sim.generate:main',
             'evaluate = liquid_sim.evaluate:main',
