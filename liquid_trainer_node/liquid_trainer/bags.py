@@ -334,7 +334,7 @@ class _Builder:
         """
         stamp = stamp_of(record.message)
         clock = self._interface.clock_source
-        if clock in specs:
+        if any(spec is clock for spec in specs):
             offset = record.time - (record.time if stamp is None else stamp)
             self._offset = offset if abs(offset) > NANOSECONDS else 0
         if stamp is None:
