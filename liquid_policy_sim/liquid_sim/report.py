@@ -80,7 +80,7 @@ def tiles(run: Run) -> str:
     error = run_statistics.spread(run_statistics.pose_error(run).errors)
     safety = run_statistics.safety_figures(run)
     last = next((stage for stage in run_statistics.stages(run)
-                 if stage.name == 'image stamp → command'), None)
+                 if stage.name == run_statistics.LAST_STAGE), None)
     latency = last.spread if last else run_statistics.spread(np.zeros(0))
     topics = run_statistics.topic_figures(run)
     lost = sum(topic.lost or 0 for topic in topics)
@@ -203,7 +203,7 @@ def page(run: Run, limits: DrawnLimits | None = None, memory: dict[str, int] | N
         'STYLE': _asset('report.css'),
         'SCRIPT': _asset('report.js'),
         'TITLE': title,
-        'SUBTITLE': '<br>'.join(html.escape(note) for note in [*subtitle, *notes]),
+        'SUBTITLE': '<br>'.join(html.escape(note) for note in [*subtitle, *run.notes, *notes]),
         'TILES': tiles(run),
         'TABLES': tables(run_table.blocks(run, memory)),
         'FOOTER': 'Space plays and pauses, arrow keys step, moving over a plot moves the '

@@ -7,7 +7,8 @@ come out of a recording made by the demo, by the recorder node or by `ros2 bag r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from liquid_sim.pictures import Picture, encode_color, encode_depth
+from liquid_trainer.bag_file import Bag, BagError
 
 NANOSECONDS = 1_000_000_000
 # Stamps and receive times further apart than this come from different clocks (simulated time).
@@ -35,7 +37,8 @@ class Topic:
     :param name: topic name as recorded.
     :param type: message type.
     :param stamps: header stamps [ns], `(N,)` int64; zeros when the type has no header.
-    :param received: receive times [ns], `(N,)` int64.
+    :param received: log times [ns], `(N,)` int64: when the recorder received each message, or
+        when it was sent, where the recorder could tell (this project's can).
     """
 
     name: str
@@ -192,6 +195,7 @@ class Run:
     :param pictures: `scene`, `color`, `depth` to pictures in order of time.
     :param markers: episode markers: (stamp [ns], kind, episode).
     :param depth_range: depth [m] of the first and last colour of the depth pictures.
+    :param notes: what is wrong with the recording, for people.
     """
 
     path: Path
@@ -212,6 +216,7 @@ class Run:
     pictures: dict[str, tuple[Picture, ...]]
     markers: tuple[tuple[int, int, str], ...]
     depth_range: tuple[float, float]
+    notes: tuple[str, ...] = ()
 
     @property
     def duration(self) -> float:
@@ -375,28 +380,6 @@ _TAKE: dict[str, Callable[[_Collector, int, int, Any], None]] = {
 }
 
 
-def messages(path: Path) -> Iterator[tuple[str, str, int, Any]]:
-    """
-    Yield the messages of a recording in order of receive time.
-
-    :param path: rosbag2 folder or a single `.mcap` or `.db3` file.
-    :return: iterator of (topic, type, receive time [ns], message).
-    :raises RecordError: if there is no recording there or it cannot be read.
-    """
-    from rosbags.highlevel import AnyReader, AnyReaderError
-    from rosbags.typesys import Stores, get_typestore
-
-    if not path.exists():
-        raise RecordError(f'expected a rosbag2 recording, there is nothing at {path}')
-    try:
-        with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
-            for connection, received, raw in reader.messages():
-                yield (connection.topic, connection.msgtype, received,
-                       reader.deserialize(raw, connection.msgtype))
-    except (AnyReaderError, OSError, KeyError) as error:
-        raise RecordError(f'{path} could not be read as a rosbag2 recording: {error}') from error
-
-
 def _stack(rows: list[tuple], index: int, width: int) -> np.ndarray:
     if not rows:
         return np.zeros((0, width))
@@ -445,7 +428,7 @@ def _policy_record(rows: list[tuple], versions: list[str]) -> PolicyRecord:
                         np.array([row[4] for row in rows], int), tuple(versions))
 
 
-def _assemble(path: Path, collector: _Collector) -> Run:
+def _assemble(path: Path, collector: _Collector, notes: tuple[str, ...]) -> Run:
     topics = {
         name: Topic(topic, message_type, np.array(collector.stamps[name], np.int64),
                     np.array(collector.received[name], np.int64))
@@ -483,6 +466,7 @@ def _assemble(path: Path, collector: _Collector) -> Run:
         pictures={kind: tuple(pictures) for kind, pictures in collector.pictures.items()},
         markers=tuple(collector.markers),
         depth_range=collector.depth_range,
+        notes=notes,
     )
 
 
@@ -494,11 +478,20 @@ def read_run(path: str | Path, depth_range: tuple[float, float] = (0.0, 1.5)) ->
     :param depth_range: depth [m] shown in the first and in the last colour of the depth pictures.
     :return: the run.
     :raises RecordError: if there is no recording, it cannot be read, or it holds no message.
+        What is broken in a recording that can be read is in the run's notes.
     """
     path = Path(path)
-    collector = _Collector(depth_range)
-    for topic, message_type, received, message in messages(path):
-        collector.add(topic, message_type, received, message)
+    collector, rejected = _Collector(depth_range), Counter[str]()
+    try:
+        bag = Bag(path)
+        for record in bag.messages(rejected=lambda topic, reason: rejected.update([topic])):
+            collector.add(*record)
+    except (BagError, OSError) as error:
+        raise RecordError(str(error)) from error
+    notes = [f'{file.name} was cut off; {size} bytes of it are whole'
+             for file, size in bag.cut_off.items()]
+    notes += [f'{topic}: {count} messages could not be decoded'
+              for topic, count in rejected.items()]
     if not collector.types:
-        raise RecordError(f'{path} holds no messages; was anything published while recording?')
-    return _assemble(path, collector)
+        raise RecordError(f'{path}: expected messages that can be decoded; {"; ".join(notes)}')
+    return _assemble(path, collector, tuple(notes))

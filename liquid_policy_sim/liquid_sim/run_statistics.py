@@ -19,6 +19,7 @@ from liquid_sim.run_record import NANOSECONDS, Run, Series, Topic
 SAFETY_STATES = ('inactive', 'passing', 'limiting', 'braking', 'stopped')
 # Diagnostic value with which a node says how many messages it published (see sim_node).
 PUBLISHED = 'info.published'
+LAST_STAGE = 'image stamp → command on the wire'
 
 
 @dataclass(frozen=True)
@@ -191,10 +192,10 @@ def stages(run: Run) -> list[Stage]:
     """
     Return the stages of the run that can be timed.
 
-    Stages between nodes are timed where they are recorded, from the arrival of what a node waits
-    for to the arrival of what it answers, so they contain one transport over the wire each. The
-    last one, image stamp to command, is the time that matters to the robot: from the stamp of
-    each image to the moment the first command that knows this image was issued.
+    Stages between nodes are timed on the wire: from the log time of what a node waits for to the
+    log time of what it answers, so each contains one transport. The last one is the time that
+    matters to the robot: from the stamp of each image to the moment when the first command that
+    knows this image had been sent.
 
     :param run: what was recorded.
     :return: stages in the order of the data's way; empty ones are left out.
@@ -205,9 +206,9 @@ def stages(run: Run) -> list[Stage]:
     image_came = np.fmax(color.received.astype(float),
                          matched(depth.stamps, color.stamps, depth.received))
     if not run.simulated_time:
-        found.append(_stage('camera: image stamp → image received', color.stamps.astype(float),
+        found.append(_stage('camera: image stamp → image sent', color.stamps.astype(float),
                             image_came))
-    found.append(_stage('perception: image received → features',
+    found.append(_stage('perception: image → features',
                         matched(color.stamps, features.stamps, image_came),
                         features.received.astype(float)))
     found.append(_stage('policy: joint state → action distribution',
@@ -222,7 +223,7 @@ def stages(run: Run) -> list[Stage]:
         found.append(_stage('image stamp → action distribution', causes.astype(float),
                             answers.astype(float)))
     causes, answers = first_response(run.safety.image_stamps, run.safety.stamps)
-    found.append(_stage('image stamp → command', causes.astype(float), answers.astype(float)))
+    found.append(_stage(LAST_STAGE, causes.astype(float), answers.astype(float)))
     return [stage for stage in found if stage.latencies.size]
 
 

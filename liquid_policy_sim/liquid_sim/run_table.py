@@ -78,8 +78,8 @@ def stage_block(run: Run) -> Block:
                      number(spread.p99, 2, 1e3), number(spread.highest, 1, 1e3)))
     note = ('Recorded under simulated time: latencies are in simulated time.'
             if run.simulated_time else
-            'Stages between nodes contain one transport each. The last row ends when the safety '
-            'node issues the first command that knows the image.')
+            'Stages between nodes contain one transport each. The last row ends when the first '
+            'command that knows the image has been sent.')
     return Block('Stages', ('stage', 'rate [Hz]', 'p50 [ms]', 'p99 [ms]', 'max [ms]'),
                  tuple(rows), note)
 

@@ -41,8 +41,8 @@ def numbers(text):
 def test_stage_latencies_are_those_that_were_put_in(run):
     found = {stage.name: stage for stage in run_statistics.stages(run)}
     # Stamps of today are good to 256 ns in float64.
-    for name, delay in (('camera: image stamp → image received', 1e-3),
-                        ('perception: image received → features', 2e-3),
+    for name, delay in (('camera: image stamp → image sent', 1e-3),
+                        ('perception: image → features', 2e-3),
                         ('policy: joint state → action distribution', 1e-3),
                         ('safety: action distribution → command', 2e-3)):
         assert found[name].latencies == pytest.approx(np.full(len(found[name].latencies), delay),
@@ -58,7 +58,7 @@ def test_image_stamp_to_command_is_timed_from_each_image_to_the_first_command(ru
     expected = (step + 3_000_000 - stamps) / 1e9   # policy and safety delay
     inside = step < synthetic_run.START + recording[1].ticks * tick
     found = next(stage for stage in run_statistics.stages(run)
-                 if stage.name == 'image stamp → command')
+                 if stage.name == run_statistics.LAST_STAGE)
     assert found.latencies == pytest.approx(expected[inside], abs=1e-6)
 
 
@@ -96,7 +96,7 @@ def test_table_prints_these_figures(run):
                                                  'safety': 70 * 2**20}))
     assert re.search(r'parts picked +2 \(100% of those decided\)', text)
     assert re.search(r'part position error p50 / p99 \[mm\] +5\.0 / ', text)
-    assert re.search(r'perception: image received → features +2\d\.\d +2\.00 +2\.00', text)
+    assert re.search(r'perception: image → features +2\d\.\d +2\.00 +2\.00', text)
     assert re.search(r'camera/color/image_raw +87 .* 3$', text, re.M)
     assert re.search(r'interventions +30 \(10\.0 %\)', text)
     assert re.search(r'perception \+ policy \+ safety +250', text)
@@ -192,18 +192,26 @@ def test_recording_without_robot_topics_still_gives_a_page(tmp_path):
     assert 'Joint positions' in text
 
 
+def test_recording_cut_off_by_a_crash_is_reported_as_far_as_it_goes(recording, tmp_path):
+    path = next(recording[0].glob('*.mcap'))
+    (tmp_path / 'cut.mcap').write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    run = read_run(tmp_path / 'cut.mcap')
+    assert 0 < len(run.positions) < recording[1].ticks
+    assert 'cut.mcap was cut off' in report.page(run)
+
+
 def test_bad_recordings_are_named(tmp_path, capsys):
-    with pytest.raises(RecordError, match='there is nothing at'):
+    with pytest.raises(RecordError, match='came nothing of this name'):
         read_run(tmp_path / 'none')
     (tmp_path / 'folder').mkdir()
-    with pytest.raises(RecordError, match='could not be read as a rosbag2 recording'):
+    with pytest.raises(RecordError, match='expected a rosbag2 folder'):
         read_run(tmp_path / 'folder')
     out = synthetic_run.Recording(tmp_path / 'empty')
     out.close()
-    with pytest.raises(RecordError, match='holds no messages'):
+    with pytest.raises(RecordError, match='came an empty bag'):
         read_run(tmp_path / 'empty')
     assert report.main([str(tmp_path / 'none')]) == 1
-    assert capsys.readouterr().err.startswith('error: expected a rosbag2 recording')
+    assert capsys.readouterr().err.startswith('error: ')
 
 
 def test_command_line_writes_the_report(recording, tmp_path, capsys):
