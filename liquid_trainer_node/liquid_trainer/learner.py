@@ -1,0 +1,313 @@
+"""Learn a policy from demonstrations: single images first, then the core, then all together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from liquid_policy.policy import Policy
+from liquid_trainer.augment import augment_images
+from liquid_trainer.settings import STAGES, LearningSettings
+from liquid_trainer.windows import Demonstrations, Streams
+
+# Smallest scales of normalised actions and targets, per unit: below it, a dimension counts as
+# resting and its noise is not blown up. 5 % of these is the narrowest Gaussian.
+_LEAST = {'rad/s': 0.1, 'm/s': 0.05, 'rad': 0.05, 'm': 0.02, '1': 0.25}
+
+
+class FrameHead(nn.Module):
+    """What a single image is asked during learning: where the part is, and what to do now."""
+
+    def __init__(self, features: int, vector: int, targets: int, actions: int):
+        super().__init__()
+        self.targets = nn.Linear(features, targets)
+        self.present = nn.Linear(features, targets)
+        self.actions = nn.Sequential(nn.Linear(features + vector, 96), nn.SiLU(),
+                                     nn.Linear(96, actions))
+
+    def loss(self, features: Tensor, vector: Tensor, targets: Tensor,
+             actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """
+        Return the loss and its parts; everything is normalised.
+
+        :param targets: NaN where absent, `(batch, targets)`.
+        """
+        known = torch.isfinite(targets)
+        mean = self.targets(features)
+        error = torch.where(known, targets, mean.detach()) - mean
+        # Absolute errors, so that the small ones still count: the goal is millimetres.
+        where = (functional.smooth_l1_loss(error, torch.zeros_like(error), beta=0.02,
+                                           reduction='none').sum() / known.sum().clamp_min(1))
+        there = functional.binary_cross_entropy_with_logits(self.present(features), known.float())
+        act = functional.smooth_l1_loss(self.actions(torch.cat((features, vector), 1)), actions,
+                                        beta=0.2)
+        return where + 0.1 * there + 0.3 * act, {'where': where, 'there': there, 'act': act}
+
+
+def fit_scaling(policy: Policy, data: Demonstrations, action_units: tuple[str, ...],
+                target_units: tuple[str, ...]) -> None:
+    """Set the policy's scales of vectors, actions and targets from the demonstrations."""
+    def least(units: tuple[str, ...]) -> np.ndarray:
+        return np.array([_LEAST.get(unit, 1e-2) for unit in units])
+
+    policy.action_scaling.fit(data.actions, least(action_units))
+    known = np.isfinite(data.targets).any(0)
+    if known.all() and data.targets.shape[1]:
+        policy.target_scaling.fit(data.targets, least(target_units))
+    size = policy.settings.encoder.size
+    policy.input_scaling.center[size:], policy.input_scaling.scale[size:] = _scales(data.vectors)
+
+
+def fit_feature_scaling(policy: Policy, features: np.ndarray) -> None:
+    """Set the policy's scales of features from those of the demonstrations' images."""
+    size = policy.settings.encoder.size
+    policy.input_scaling.center[:size], policy.input_scaling.scale[:size] = _scales(features)
+
+
+def _scales(samples: np.ndarray) -> tuple[Tensor, Tensor]:
+    from liquid_policy.policy import Scaling
+    scaling = Scaling(samples.shape[1])
+    scaling.fit(samples, 1e-3)
+    return scaling.center, scaling.scale
+
+
+def encode_images(policy: Policy, data: Demonstrations, numbers: np.ndarray | None = None,
+                  seed: int | None = None, batch: int = 64,
+                  progress: Callable[[int], None] | None = None) -> np.ndarray:
+    """
+    Return the features of images, `(images, size)` float32.
+
+    :param numbers: which images; all when left out.
+    :param seed: of random changes to the images; none when left out.
+    :param progress: called with the number of images after each batch.
+    """
+    numbers = np.arange(data.image_count) if numbers is None else numbers
+    generator = torch.Generator().manual_seed(seed or 0)
+    policy.encoder.eval()
+    parts = []
+    with torch.inference_mode():
+        for begin in range(0, len(numbers), batch):
+            color, depth = map(torch.from_numpy, data.read_images(numbers[begin:begin + batch]))
+            if seed is not None:
+                color, depth = augment_images(color, depth, generator)
+            parts.append(policy.encoder(color, depth).numpy())
+            if progress:
+                progress(len(parts[-1]))
+    return np.concatenate(parts)
+
+
+class Learner:
+    """
+    The three stages' steps; whoever calls it keeps the time.
+
+    :param policy: to be learned; its scales must be set.
+    :param data: demonstrations to learn from.
+    :param settings: how.
+
+    Every random number comes from `(seed, stage, step)`, so a learner that is stopped, saved
+    and loaded goes on as if nothing had happened.
+    """
+
+    def __init__(self, policy: Policy, data: Demonstrations, settings: LearningSettings):
+        self.policy, self.data, self.settings = policy, data, settings
+        torch.manual_seed(settings.seed)
+        made = policy.settings
+        self.frame_head = FrameHead(made.encoder.size, made.vector_size, made.target_size,
+                                    made.action_size)
+        self.policy.encoder.to(memory_format=torch.channels_last)
+        self.features: list[np.ndarray] = []      # of all images: as seen, and changed at random
+        self.begin(STAGES[0])
+
+    def begin(self, stage: str) -> None:
+        """
+        Make ready for a stage's first step.
+
+        :raises ValueError: if the stage is unknown, or features are needed and missing.
+        """
+        if stage not in STAGES:
+            raise ValueError(f'stage: expected one of {STAGES}, came {stage!r}')
+        self.stage, self.step_count = stage, 0
+        settings, policy = self.settings, self.policy
+        encoder = [*policy.encoder.parameters(), *self.frame_head.parameters()]
+        rest = [*policy.core.parameters(), *policy.head.parameters(),
+                *policy.estimate.parameters()]
+        trained = {'frames': [(encoder, settings.frame_rate)],
+                   'core': [(rest, settings.core_rate)],
+                   'joint': [(encoder, settings.joint_rate), (rest, 2 * settings.joint_rate)]}
+        for parameter in encoder + rest:
+            parameter.requires_grad_(False)
+        groups = []
+        for parameters, rate in trained[stage]:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            # Biases, norms and time constants are not pulled to zero.
+            for chosen, decay in (([p for p in parameters if p.ndim > 1], settings.weight_decay),
+                                  ([p for p in parameters if p.ndim <= 1], 0.0)):
+                groups.append({'params': chosen, 'lr': rate, 'full_rate': rate,
+                               'weight_decay': decay})
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
+        self.average = {name: value.detach().clone()
+                        for name, value in policy.state_dict().items()}
+        self.streams = None
+        if stage != 'frames':
+            window = settings.core_window if stage == 'core' else settings.joint_window
+            batch = settings.core_batch if stage == 'core' else settings.joint_batch
+            self.streams = Streams(self.data, batch, max(2, round(window / self.data.tick)),
+                                   settings.seed + STAGES.index(stage))
+            self.carried = policy.initial_state(batch)
+
+    def step(self, progress: float) -> dict[str, float]:
+        """
+        Take one step of the stage.
+
+        :param progress: share of the stage that is behind, 0 to 1; sets the learning rate.
+        :return: loss and its parts.
+        """
+        self.step_count += 1
+        stage = STAGES.index(self.stage)
+        self._rng = np.random.default_rng((self.settings.seed, stage, self.step_count))
+        self._generator = torch.Generator().manual_seed(int(self._rng.integers(1 << 62)))
+        rate = self._schedule(progress)
+        for group in self.optimizer.param_groups:
+            group['lr'] = group['full_rate'] * rate
+        loss, parts = self._frames_loss() if self.stage == 'frames' else self._window_loss()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        trained = [p for group in self.optimizer.param_groups for p in group['params']]
+        norm = float(nn.utils.clip_grad_norm_(trained, self.settings.clip))
+        # One bad batch must not end the night's work: leave it out.
+        if math.isfinite(norm):
+            self.optimizer.step()
+            self._update_average()
+        return {'loss': float(loss.detach()), 'rate': rate, 'gradient': norm,
+                **{name: float(value.detach()) for name, value in parts.items()}}
+
+    def finish(self) -> None:
+        """Take the averaged weights as the policy's."""
+        self.policy.load_state_dict(self.average)
+
+    def _schedule(self, progress: float) -> float:
+        warm = self.settings.warm_up
+        if progress < warm:
+            return 0.05 + 0.95 * progress / warm
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warm)
+                                                               / (1 - warm))))
+
+    def _update_average(self) -> None:
+        # Early on, a long memory would mostly hold the first, random weights.
+        decay = min(self.settings.average, (1 + self.step_count) / (10 + self.step_count))
+        with torch.no_grad():
+            for name, value in self.policy.state_dict().items():
+                if value.is_floating_point():
+                    self.average[name].lerp_(value, 1.0 - decay)
+                else:
+                    self.average[name].copy_(value)
+
+    def _frames_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
+        policy, data = self.policy, self.data
+        policy.encoder.train()
+        rows = self._rng.integers(0, len(data.frame_images), self.settings.frame_batch)
+        color, depth = map(torch.from_numpy, data.read_images(data.frame_images[rows]))
+        color, depth = augment_images(color, depth, self._generator)
+        return self._frame_terms(policy.encoder(color, depth), rows)
+
+    def _frame_terms(self, features: Tensor, rows: np.ndarray):
+        data, policy = self.data, self.policy
+        size = policy.settings.encoder.size
+        used = data.frame_used[rows]
+        vector = (torch.from_numpy(data.vectors[used]) - policy.input_scaling.center[size:]) \
+            / policy.input_scaling.scale[size:]
+        targets = policy.target_scaling(torch.from_numpy(data.targets[data.frame_stamped[rows]]))
+        actions = policy.action_scaling(torch.from_numpy(data.actions[used]))
+        return self.frame_head.loss(features, vector, targets, actions)
+
+    def _window_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
+        policy, data, settings, rng = self.policy, self.data, self.settings, self._rng
+        ticks, valid, fresh = self.streams.draw()
+        images = self._held_images(data.images[ticks], fresh)
+        if self.stage == 'core':
+            features = self._stored_features(images)
+            extra, parts = torch.zeros(()), {}
+        else:
+            features, extra, parts = self._encoded_features(images)
+        vectors = torch.from_numpy(data.vectors[ticks])
+        x = policy.normalise(torch.cat((features, vectors), -1))
+        noise = torch.randn(x.shape, generator=self._generator)
+        noise[..., :features.shape[-1]] *= settings.feature_noise
+        noise[..., features.shape[-1]:] *= settings.vector_noise
+        x = x + noise
+        elapsed, mask = self._missed_ticks(data.elapsed[ticks], valid)
+        state = torch.where(torch.from_numpy(fresh)[:, None], policy.initial_state(len(fresh)),
+                            self.carried)
+        outputs, state = policy.core.sequence(x, torch.from_numpy(elapsed)[..., None], state,
+                                              torch.from_numpy(mask))
+        self.carried = state.detach()
+        chosen = np.arange(int(rng.integers(settings.loss_stride)), ticks.shape[1],
+                           settings.loss_stride)
+        keep = mask[:, chosen].reshape(-1)
+        at = ticks[:, chosen].reshape(-1)[keep]
+        mixture, mean, scale = policy.heads(outputs[:, chosen].flatten(0, 1)[keep],
+                                            x[:, chosen].flatten(0, 1)[keep])
+        nll, estimate = self._head_losses(mixture, mean, scale, at)
+        balance = policy.head.balance(mixture)
+        loss = (nll + settings.estimate_weight * estimate + settings.balance_weight * balance
+                + settings.frame_weight * extra)
+        return loss, {'nll': nll, 'estimate': estimate, 'balance': balance, **parts}
+
+    def _head_losses(self, mixture, mean: Tensor, scale: Tensor, ticks: np.ndarray):
+        policy, made = self.policy, self.policy.settings.mixture
+        chunk, inside = self.data.chunks(ticks, made.horizon, made.dt)
+        nll = policy.head.loss(mixture, policy.action_scaling(torch.from_numpy(chunk)),
+                               torch.from_numpy(inside))
+        targets = policy.target_scaling(torch.from_numpy(self.data.targets[ticks]))
+        return nll, policy.estimate.loss(mean, scale, targets)
+
+    def _held_images(self, images: np.ndarray, fresh: np.ndarray) -> np.ndarray:
+        """Lose some images: the one before is then held, as on the robot."""
+        first = images[:, :1]
+        lost = self._rng.random(int(images.max()) + 1 - int(images.min())) \
+            < self.settings.drop_image
+        lost = lost[images - images.min()] & (images > first)
+        return np.maximum.accumulate(np.where(lost, first, images), axis=1)
+
+    def _missed_ticks(self, elapsed: np.ndarray, valid: np.ndarray):
+        """Miss some ticks: the next one then comes after the sum of the elapsed times."""
+        mask = valid.copy()
+        # Half of the windows stay whole.
+        hit = self._rng.random((len(mask), 1)) < 0.5
+        mask &= ~(hit & (self._rng.random(mask.shape) < self.settings.drop_tick))
+        total = np.cumsum(elapsed, axis=1)
+        before = np.maximum.accumulate(np.where(mask, total, 0.0), axis=1)
+        before = np.concatenate((np.zeros_like(before[:, :1]), before[:, :-1]), axis=1)
+        return np.where(mask, total - before, elapsed).astype(np.float32), mask
+
+    def _stored_features(self, images: np.ndarray) -> Tensor:
+        if not self.features:
+            raise ValueError('features: expected those of all images, came none; call '
+                             'encode_images first')
+        rows = self._rng.integers(0, len(self.features), len(images))
+        features = np.empty((*images.shape, self.features[0].shape[1]), np.float32)
+        for index, stored in enumerate(self.features):
+            features[rows == index] = stored[images[rows == index]]
+        return torch.from_numpy(features)
+
+    def _encoded_features(self, images: np.ndarray):
+        """Encode each image of the windows once; batch norm keeps the statistics it has."""
+        policy, data = self.policy, self.data
+        numbers, where = np.unique(images, return_inverse=True)
+        policy.encoder.eval()
+        color, depth = augment_images(*map(torch.from_numpy, data.read_images(numbers)),
+                                      self._generator)
+        features = policy.encoder(color, depth)
+        rows = np.searchsorted(data.frame_images, numbers)
+        rows = np.minimum(rows, len(data.frame_images) - 1)
+        known = data.frame_images[rows] == numbers
+        extra, parts = torch.zeros(()), {}
+        if known.any():
+            extra, parts = self._frame_terms(features[torch.from_numpy(known)], rows[known])
+        return features[torch.from_numpy(where.reshape(images.shape))], extra, parts

@@ -1,0 +1,98 @@
+"""What a training shows while it runs: a bar, TensorBoard, a table on disk, curves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+class Progress:
+    """
+    Show and keep a training's figures.
+
+    :param folder: `history.jsonl`, `curves.png` and `tensorboard/` are written here.
+    :param append: go on with the history that is there.
+    :param quiet: no bar.
+    """
+
+    def __init__(self, folder: Path, append: bool = False, quiet: bool = False):
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / 'history.jsonl'
+        if not append:
+            self._path.unlink(missing_ok=True)
+        self.rows = [json.loads(line) for line in self._path.read_text().splitlines()] \
+            if self._path.exists() else []
+        self._bar = tqdm(total=100, disable=quiet, bar_format=(
+            '{l_bar}{bar}| {elapsed} {postfix}'))
+        self._writer = _tensorboard(folder / 'tensorboard')
+
+    def show(self, stage: str, share: float, text: str) -> None:
+        """Move the bar: `share` of the stage is done."""
+        self._bar.set_description_str(stage)
+        self._bar.n = round(100 * min(share, 1.0), 1)
+        self._bar.set_postfix_str(text)
+
+    def record(self, stage: str, step: int, kind: str, values: dict[str, float],
+               seconds: float) -> None:
+        """Keep figures; `kind` is `train` or `held_out`, `seconds` the training's age."""
+        row = {'stage': stage, 'step': step, 'kind': kind, 'seconds': round(seconds, 1), **values}
+        self.rows.append(row)
+        with open(self._path, 'a') as file:
+            file.write(json.dumps(row) + '\n')
+        if self._writer:
+            for name, value in values.items():
+                self._writer.add_scalar(f'{stage}/{kind}/{name}', value, step)
+
+    def say(self, text: str) -> None:
+        """Print a line without breaking the bar."""
+        self._bar.write(text)
+
+    def close(self) -> None:
+        """Draw the curves and close the files."""
+        self._bar.close()
+        if self._writer:
+            self._writer.close()
+        draw_curves(self.rows, self._folder / 'curves.png')
+
+
+def _tensorboard(folder: Path):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:     # a convenience, not worth failing for
+        return None
+    return SummaryWriter(str(folder))
+
+
+def draw_curves(rows: list[dict], path: Path) -> None:
+    """Draw every figure of the history over time, one panel per figure and stage."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    wanted = ('loss', 'where', 'act', 'nll', 'estimate', 'action_error', 'position_error',
+              'frame_position_error', 'speed_error', 'effective_components')
+    panels = sorted({(row['stage'], name) for row in rows for name in row if name in wanted},
+                    key=lambda panel: (('frames', 'core', 'joint').index(panel[0]),
+                                       wanted.index(panel[1])))
+    if not panels:
+        return
+    columns = 4
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(4 * columns, 2.6 * lines), layout='constrained')
+    FigureCanvasAgg(figure)
+    for index, (stage, name) in enumerate(panels):
+        axes = figure.add_subplot(lines, columns, index + 1)
+        for kind in ('train', 'held_out'):
+            points = [(row['seconds'] / 60, row[name]) for row in rows
+                      if row['stage'] == stage and row['kind'] == kind and name in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=kind.replace('_', ' '),
+                          marker='.' if kind == 'held_out' else None, linewidth=1)
+        axes.set_title(f'{stage}: {name.replace("_", " ")}', fontsize=9)
+        axes.set_xlabel('min', fontsize=8)
+        if all(row[name] > 0 for row in rows if row['stage'] == stage and name in row):
+            axes.set_yscale('log')
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    figure.savefig(path, dpi=90)

@@ -1,0 +1,93 @@
+"""A learner's whole state in one safetensors file, so that a killed training goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from liquid_trainer.learner import Learner
+
+
+class ResumeError(ValueError):
+    """A saved state cannot be gone on from."""
+
+
+def save_learner(path: str | Path, learner: Learner, extra: dict[str, Any]) -> None:
+    """
+    Write weights, averages, optimiser and streams; beside, then renamed.
+
+    :param extra: plain numbers and texts of the caller, given back by `load_learner`.
+    """
+    tensors = {f'policy/{k}': v for k, v in learner.policy.state_dict().items()}
+    tensors |= {f'average/{k}': v for k, v in learner.average.items()}
+    tensors |= {f'frame_head/{k}': v for k, v in learner.frame_head.state_dict().items()}
+    for index, slots in learner.optimizer.state_dict()['state'].items():
+        tensors |= {f'optimizer/{index}/{k}': torch.as_tensor(v) for k, v in slots.items()}
+    if learner.streams is not None:
+        tensors |= {f'streams/{k}': torch.as_tensor(np.asarray(v))
+                    for k, v in learner.streams.state().items()}
+        tensors['carried'] = learner.carried
+    meta = {'stage': learner.stage, 'step': learner.step_count,
+            'settings': learner.settings.to_dict(), 'policy': learner.policy.settings.to_dict(),
+            'extra': extra}
+    path = Path(path)
+    beside = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    # Copies: safetensors refuses tensors that share memory or are not contiguous.
+    save_file({k: v.detach().clone(memory_format=torch.contiguous_format)
+               for k, v in tensors.items()}, beside, {'state': json.dumps(meta)})
+    os.replace(beside, path)
+
+
+def read_extra(path: str | Path) -> dict[str, Any]:
+    """
+    Return what is known about a saved state without its tensors: stage, step, settings, extra.
+
+    :raises ResumeError: if the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, 'pt') as file:
+            return json.loads(file.metadata()['state'])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ResumeError(f'{path}: expected the saved state of a training, came: {error}; '
+                          'start without --resume') from error
+
+
+def load_learner(path: str | Path, learner: Learner) -> dict[str, Any]:
+    """
+    Put a learner where the saved one was and return the caller's `extra`.
+
+    :param learner: built with the same policy settings and demonstrations.
+    :raises ResumeError: if the file is damaged or belongs to another policy.
+    """
+    meta = read_extra(path)
+    came = json.loads(json.dumps(learner.policy.settings.to_dict()))
+    if meta['policy'] != came:
+        raise ResumeError(f'{path}: expected a policy of settings {came}, came '
+                          f'{meta["policy"]}; use the same --core and --interface')
+    with safe_open(path, 'pt') as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    def named(prefix: str) -> dict[str, torch.Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    learner.begin(meta['stage'])
+    learner.step_count = meta['step']
+    learner.policy.load_state_dict(named('policy/'))
+    learner.average = named('average/')
+    learner.frame_head.load_state_dict(named('frame_head/'))
+    state = learner.optimizer.state_dict()
+    for name, value in named('optimizer/').items():
+        index, slot = name.split('/')
+        state['state'].setdefault(int(index), {})[slot] = value
+    learner.optimizer.load_state_dict(state)
+    if learner.streams is not None:
+        learner.streams.restore({k: v.numpy() for k, v in named('streams/').items()})
+        learner.carried = tensors['carried']
+    return meta['extra']

@@ -1,0 +1,380 @@
+"""Learn a policy from bags: the command `train`."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from liquid_policy.checkpoint import load_checkpoint
+from liquid_policy.export import to_checkpoint, to_policy
+from liquid_policy.features import load_published
+from liquid_policy.interface import Interface, load_interface
+from liquid_policy.policy import Policy
+from liquid_policy.settings import CORES, CoreSettings, EncoderSettings, PolicySettings
+from liquid_trainer.cache import StoredEpisode, cached_episodes
+from liquid_trainer.learner import (
+    Learner,
+    encode_images,
+    fit_feature_scaling,
+    fit_scaling,
+)
+from liquid_trainer.progress import Progress
+from liquid_trainer.resume import load_learner, read_extra, save_learner
+from liquid_trainer.scores import frame_scores, held_out_scores
+from liquid_trainer.settings import STAGES, LearningSettings
+from liquid_trainer.windows import Demonstrations, split_episodes
+
+# Copies of the features with random changes to the images, beside the one without.
+_CHANGED_COPIES = 1
+
+
+class Training:
+    """
+    One training run: stages, held-out scores, saved states, the checkpoint at the end.
+
+    :param episodes: demonstrations; some are held out.
+    :param interface: of the robot that made them.
+    :param policy: to be learned.
+    :param settings: how.
+    :param output: folder for everything that is written.
+    :param resume: go on from the state saved there.
+    :param quiet: print nothing.
+    :param scaled: the policy has been trained before: leave its scales as they are.
+    """
+
+    def __init__(self, episodes: list[StoredEpisode], interface: Interface, policy: Policy,
+                 settings: LearningSettings, output: Path, resume: bool = False,
+                 quiet: bool = False, scaled: bool = False):
+        self.interface, self.policy, self.settings = interface, policy, settings
+        self.output = output
+        names = [episode.name for episode in episodes]
+        learned, held = split_episodes(names, settings.held_out, settings.seed)
+        tick = 1.0 / interface.rate
+        self.data = Demonstrations([episodes[i] for i in learned], tick)
+        self.held = Demonstrations([episodes[i] for i in held], tick) if held else None
+        self.learner = Learner(policy, self.data, settings)
+        self.scores: dict[str, float] = {}
+        self._spent = 0.0           # of the stage [s]
+        self._before = 0.0          # of the stages before it [s]
+        self._first: str | None = STAGES[0]
+        self._scaled = scaled
+        self._best: tuple[float, dict[str, torch.Tensor]] | None = None
+        if resume:
+            extra = load_learner(self._resume_path, self.learner)
+            self._first, self._spent = extra['next'], extra['spent']
+            self._before, self.scores = extra['before'], extra['scores']
+        elif not scaled:
+            fit_scaling(policy, self.data, interface.action_units, interface.target_units)
+        self.progress = Progress(output, append=resume, quiet=quiet)
+
+    @property
+    def _resume_path(self) -> Path:
+        return self.output / 'resume.safetensors'
+
+    def run(self) -> Path:
+        """Run what is left of every stage and return the checkpoint's path."""
+        say = self.progress.say
+        say(f'{len(self.data.names)} episodes, {self.data.ticks} ticks, {self.data.image_count} '
+            f'images to learn from; {len(self.held.names) if self.held else 0} episodes held out')
+        path = self.output / 'checkpoint.safetensors'
+        for stage in STAGES[STAGES.index(self._first):] if self._first else ():
+            if self._limit(stage) <= 0:
+                continue
+            self._run_stage(stage)
+            if stage != 'frames':
+                self._export(path)
+            say(f'{stage}: {_text(self.scores)}')
+        if not path.exists():
+            self._export(path)
+        self.progress.close()
+        return path
+
+    def _limit(self, stage: str) -> float:
+        """Return the stage's steps, or its time [s]."""
+        index = STAGES.index(stage)
+        steps = self.settings.steps
+        return steps[index] if steps is not None else 60.0 * self.settings.minutes[index]
+
+    def _share(self, stage: str) -> float:
+        """Return how much of the stage is done, 0 to 1 and above."""
+        done = self.learner.step_count if self.settings.steps is not None else self._spent
+        return done / self._limit(stage)
+
+    def _run_stage(self, stage: str) -> None:
+        learner, settings = self.learner, self.settings
+        last = time.monotonic()
+        # A resumed learner is in its stage already, with optimiser and averages as saved.
+        going_on = learner.stage == stage and learner.step_count > 0
+        if stage != 'frames':
+            self._prepare_features(stage, refit=not going_on)
+        if not going_on:
+            learner.begin(stage)
+            self._spent = 0.0
+        if stage != 'joint' or going_on:
+            self._best = None       # what follows `core` must beat it
+        saved = shown = scored = self._spent
+        sums: dict[str, float] = {}
+        count = 0
+        every = {'frames': 120.0, 'core': 45.0, 'joint': 150.0}[stage]
+        while (share := self._share(stage)) < 1.0:
+            values = learner.step(share)
+            count += 1
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value
+            now = time.monotonic()
+            self._spent, last = self._spent + now - last, now
+            if self._spent - shown >= 5.0:
+                means = {name: value / count for name, value in sums.items()}
+                means['steps_per_second'] = count / (self._spent - shown)
+                self.progress.record(stage, learner.step_count, 'train', means,
+                                     self._before + self._spent)
+                self.progress.show(stage, share, _text(means, 4))
+                sums, count, shown = {}, 0, self._spent
+            if self._spent - scored >= every:
+                self._score(stage)
+                scored = self._spent
+            if self._spent - saved >= 60.0 * settings.save_every:
+                self._save()
+                saved = self._spent
+        if count:
+            self.progress.record(stage, learner.step_count, 'train',
+                                 {name: value / count for name, value in sums.items()},
+                                 self._before + self._spent)
+        self._score(stage)
+        learner.finish()
+        if self._best is not None:
+            self.policy.load_state_dict(self._best[1])
+        self._before += self._spent
+        self._spent = 0.0
+        self._save(finished=True)
+
+    def _save(self, finished: bool = False) -> None:
+        stage = self.learner.stage
+        after = (*STAGES[1:], None)[STAGES.index(stage)] if finished else stage
+        save_learner(self._resume_path, self.learner, {
+            'next': after, 'spent': self._spent, 'before': self._before, 'scores': self.scores})
+
+    def _prepare_features(self, stage: str, refit: bool) -> None:
+        """Encode all images once; in `joint` only the held-out ones are needed, at scoring."""
+        if stage == 'joint' and not refit:
+            return
+        if stage == 'joint' and self._limit('core') > 0:
+            return
+        self.progress.show(stage, 0.0, 'encoding images')
+        plain = encode_images(self.policy, self.data)
+        if refit and not self._scaled:
+            fit_feature_scaling(self.policy, plain)
+        self.learner.features = [plain] + [
+            encode_images(self.policy, self.data, seed=self.settings.seed + 1 + copy)
+            for copy in range(_CHANGED_COPIES if stage == 'core' else 0)]
+        self._held_features = encode_images(self.policy, self.held) if self.held else None
+
+    def _score(self, stage: str) -> None:
+        """Score the averaged weights on the held-out episodes; in `core`, remember the best."""
+        if self.held is None:
+            return
+        training = {name: value.clone() for name, value in self.policy.state_dict().items()}
+        self.learner.finish()
+        self.policy.eval()
+        if stage == 'core':
+            features = self._held_features
+        else:
+            features = encode_images(self.policy, self.held)
+        units = self.interface.target_units
+        if stage == 'frames':
+            scores = frame_scores(self.policy, self.learner.frame_head, self.held, features,
+                                  units)
+        else:
+            scores = held_out_scores(self.policy, self.held, features, units)
+            if self._best is None or scores['nll'] < self._best[0]:
+                self._best = (scores['nll'], {name: value.clone() for name, value in
+                                              self.policy.state_dict().items()})
+                self.scores = self.scores | scores
+        if stage == 'frames':
+            self.scores = self.scores | scores
+        self.policy.load_state_dict(training)
+        self.progress.record(stage, self.learner.step_count, 'held_out', scores,
+                             self._before + self._spent)
+        self.progress.say(f'{stage} {self._spent / 60:.1f} min: {_text(scores)}')
+
+    def _export(self, path: Path) -> None:
+        card = self.card()
+        version = f'{self.interface.robot}-{self.policy.settings.core.kind}-' \
+            f'{datetime.now(timezone.utc):%Y%m%dT%H%M%S}'
+        to_checkpoint(self.policy, self.interface, version, card).save(path)
+        (self.output / 'model_card.json').write_text(
+            json.dumps({'version': version, **card}, indent=2) + '\n')
+
+    def card(self) -> dict:
+        """Return the model card: data, seed, commit, settings, figures."""
+        return {
+            'policy': f'{self.policy.settings.core.kind}+mixture',
+            'robot': self.interface.robot,
+            'parameters': sum(p.numel() for p in self.policy.parameters()),
+            'episodes': len(self.data.names),
+            'episodes_held_out': len(self.held.names) if self.held else 0,
+            'ticks': self.data.ticks,
+            'images': self.data.image_count,
+            'seconds_of_data': round(self.data.ticks * self.data.tick, 1),
+            'seconds_of_training': round(self._before + self._spent, 1),
+            'seed': self.settings.seed,
+            'commit': _commit(),
+            'torch': torch.__version__,
+            'date': f'{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}',
+            'held_out': self.scores,
+            'learning': self.settings.to_dict(),
+        }
+
+
+def _text(values: dict[str, float], most: int = 12) -> str:
+    return ' '.join(f'{name} {value:.4g}' for name, value in list(values.items())[:most])
+
+
+def _commit() -> str:
+    try:
+        return subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True,
+                              text=True, check=True, timeout=10,
+                              cwd=Path(__file__).parent).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return 'unknown'
+
+
+def keep_memory() -> None:
+    """
+    Let the C library keep freed memory instead of giving it back to the system.
+
+    A training step frees and asks again for some hundred blocks of megabytes; mapping fresh
+    pages each time costs up to a third of the step. Without glibc nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL('libc.so.6').mallopt
+        mallopt(-4, 0)      # M_MMAP_MAX: no block gets a mapping of its own
+        mallopt(-1, -1)     # M_TRIM_THRESHOLD: never give back
+    except (OSError, AttributeError):
+        pass
+
+
+def build_policy(interface: Interface, core: str, width: float = 0.5) -> Policy:
+    """Return an untrained policy that fits the interface."""
+    images = list(interface.images.values())
+    encoder = EncoderSettings(width=width, size=interface.features.size, height=images[0].height,
+                              width_pixels=images[0].width)
+    return Policy(PolicySettings(vector_size=interface.vector_size,
+                                 action_size=interface.action_size,
+                                 target_size=interface.target_size, encoder=encoder,
+                                 core=CoreSettings(kind=core, unit_time=1.0 / interface.rate)))
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Return the command line as settings and paths."""
+    default = LearningSettings()
+    parser = argparse.ArgumentParser(
+        prog='train', description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--bags', nargs='+', required=True, type=Path,
+                        help='bags, or folders of bags')
+    parser.add_argument('--interface', required=True, type=Path, help='interface file')
+    parser.add_argument('--output', required=True, type=Path, help='folder to write')
+    parser.add_argument('--core', default='cfc', choices=CORES, help='recurrent core')
+    parser.add_argument('--minutes', type=float, default=sum(default.minutes),
+                        help='time for all stages')
+    parser.add_argument('--stage-minutes', default=None,
+                        help='time for each stage instead, as frames,core,joint; 0 leaves out')
+    parser.add_argument('--stage-steps', default=None,
+                        help='steps for each stage instead of time: repeatable exactly')
+    parser.add_argument('--threads', type=int, default=default.threads, help='processor threads')
+    parser.add_argument('--seed', type=int, default=default.seed, help='of everything random')
+    parser.add_argument('--held-out', type=float, default=default.held_out,
+                        help='share of episodes to score on')
+    parser.add_argument('--width', type=float, default=0.5, help="the encoder's width")
+    parser.add_argument('--init-encoder', type=Path, default=None,
+                        help='checkpoint whose encoder to start from, or published MobileNetV2 '
+                        'weights as safetensors')
+    parser.add_argument('--init', type=Path, default=None,
+                        help='checkpoint whose whole policy to start from')
+    parser.add_argument('--resume', action='store_true', help='go on with a killed training')
+    parser.add_argument('--cache', type=Path, default=Path('runs/cache'),
+                        help='folder for decoded bags')
+    parser.add_argument('--quiet', action='store_true', help='print nothing')
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.settings = _settings(arguments, default)
+    except ValueError as error:
+        parser.error(str(error))
+    return arguments
+
+
+def _settings(arguments: argparse.Namespace, default: LearningSettings) -> LearningSettings:
+    def numbers(text: str, kind: type) -> tuple:
+        parts = tuple(kind(part) for part in text.split(','))
+        if len(parts) != len(STAGES):
+            raise ValueError(f'expected {len(STAGES)} numbers for {", ".join(STAGES)}, came '
+                             f'{text!r}')
+        return parts
+
+    scale = arguments.minutes / sum(default.minutes)
+    minutes = tuple(scale * part for part in default.minutes)
+    if arguments.stage_minutes:
+        minutes = numbers(arguments.stage_minutes, float)
+    steps = numbers(arguments.stage_steps, int) if arguments.stage_steps else None
+    return dataclasses.replace(default, minutes=minutes, steps=steps, seed=arguments.seed,
+                               threads=arguments.threads, held_out=arguments.held_out)
+
+
+def _start_from(policy: Policy, arguments: argparse.Namespace) -> Policy:
+    if arguments.init:
+        return to_policy(load_checkpoint(arguments.init))
+    if arguments.init_encoder:
+        from safetensors import safe_open
+        with safe_open(arguments.init_encoder, 'np') as file:
+            published = 'features.0.0.weight' in file.keys()  # noqa: SIM118
+        if published:
+            from safetensors.torch import load_file
+            load_published(policy.encoder, load_file(arguments.init_encoder))
+        else:
+            other = to_policy(load_checkpoint(arguments.init_encoder))
+            policy.encoder.load_state_dict(other.encoder.state_dict())
+    return policy
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0 when a checkpoint was written."""
+    arguments = parse_arguments(argv)
+    keep_memory()
+    torch.set_num_threads(arguments.settings.threads)
+    torch.manual_seed(arguments.settings.seed)
+    np.random.seed(arguments.settings.seed)
+    try:
+        interface = load_interface(arguments.interface)
+        episodes = cached_episodes(
+            arguments.bags, interface, arguments.cache, arguments.settings.threads,
+            None if arguments.quiet else lambda done, of: print(
+                f'\rbags decoded: {done}/{of}', end='\n' if done == of else '', flush=True))
+        policy = _start_from(build_policy(interface, arguments.core, arguments.width), arguments)
+        settings = arguments.settings
+        if arguments.resume:
+            kept = read_extra(arguments.output / 'resume.safetensors')['settings']
+            settings = LearningSettings(**{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in kept.items()})
+        path = Training(episodes, interface, policy, settings, arguments.output,
+                        arguments.resume, arguments.quiet, arguments.init is not None).run()
+    except (ValueError, OSError) as error:
+        print(f'train: {error}', file=sys.stderr)
+        return 1
+    print(f'checkpoint: {path}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
