@@ -174,7 +174,10 @@ def fill_message(spec: ActionSpec | SourceSpec, message: Any, values: np.ndarray
 def _joint_values(spec: SourceSpec | ActionSpec, message: Any) -> np.ndarray:
     names = message.name
     # Drivers rarely change the order of joints: remember where they were.
-    places, missing = _places(spec.fields, tuple(names))
+    places, missing, twice = _places(spec.fields, tuple(names))
+    if twice:
+        raise MessageError(f'{spec.name} ({spec.topic}): expected each joint once, came '
+                           f'{list(twice)} more than once; two publishers may have been merged')
     if missing:
         raise MessageError(f'{spec.name} ({spec.topic}): expected joints {list(missing)}, came '
                            f'{list(names)}; start the controllers of these joints '
@@ -192,13 +195,16 @@ def _joint_values(spec: SourceSpec | ActionSpec, message: Any) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _places(fields: tuple[str, ...], names: tuple[str, ...]
-            ) -> tuple[tuple[tuple[str, int], ...], tuple[str, ...]]:
+            ) -> tuple[tuple[tuple[str, int], ...], tuple[str, ...], tuple[str, ...]]:
+    """Give list and index of each field, joints that are missing, and those given twice."""
     where = {name: index for index, name in enumerate(names)}
     wanted = [field.partition('.')[::2] for field in fields]
-    missing = tuple(dict.fromkeys(joint for _, joint in wanted if joint not in where))
-    if missing:
-        return (), missing
-    return tuple((kind, where[joint]) for kind, joint in wanted), ()
+    joints = dict.fromkeys(joint for _, joint in wanted)
+    missing = tuple(joint for joint in joints if joint not in where)
+    twice = tuple(joint for joint in joints if names.count(joint) > 1)
+    if missing or twice:
+        return (), missing, twice
+    return tuple((kind, where[joint]) for kind, joint in wanted), (), ()
 
 
 @lru_cache(maxsize=4096)
