@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -116,6 +117,7 @@ class SimNode(ManagedNode):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__('simulator', SimSettings, **kwargs)
         self.failure = ''
+        self.on_failure: Callable[[], None] = lambda: None
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
@@ -239,8 +241,7 @@ class SimNode(ManagedNode):
             self.failure = f'{type(error).__name__}: {error}'
             self.get_logger().fatal(f'the simulation failed: {self.failure}')
             self.diagnostics.fault('simulation', self.failure)
-            # The main loop leaves on this as on Ctrl-C, and takes the node down in order.
-            os.kill(os.getpid(), signal.SIGTERM)
+            self.on_failure()
         finally:
             if self.settings.expert and self._episode:
                 topic, message = self._marker(DISCARD, self._stamp(time.monotonic_ns()))
@@ -437,8 +438,11 @@ def main(argv: list[str] | None = None) -> int:
     made: list[SimNode] = []
 
     def make() -> SimNode:
-        made.append(SimNode())
-        return made[0]
+        node = SimNode()
+        # The main loop leaves on this as on Ctrl-C, and takes the node down in order.
+        node.on_failure = lambda: os.kill(os.getpid(), signal.SIGTERM)
+        made.append(node)
+        return node
 
     code = run(make, argv)
     return code or int(bool(made and made[0].failure))
