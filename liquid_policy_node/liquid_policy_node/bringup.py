@@ -166,7 +166,8 @@ def nodes(
     found = []
     if sim:
         found.append(spec('liquid_policy_sim', 'sim_node', 'simulator', 2,
-                          use_sim_time=False, publish_clock=simulated, expert=not running))
+                          robot=robot, use_sim_time=False, publish_clock=simulated,
+                          expert=not running))
     if _installed('robot_state_publisher'):
         found.append(spec('robot_state_publisher', 'robot_state_publisher',
                           'robot_state_publisher', 2, robot_description=load_urdf(description)))

@@ -65,7 +65,7 @@ class JointReader:
         :param limits: says which actions are joints.
         """
         self._limits = limits
-        self._names: tuple[str, ...] = ()
+        self._names: tuple[str, ...] | None = None
         self._places: list[tuple[int, int]] = []
 
     def read(self, message: Any) -> JointFeedback:

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import TwistStamped
-from liquid_policy_msgs.msg import ActionDistribution, Estimate, Features, SafetyStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.time import Time
 from sensor_msgs.msg import Image, Imu, JointState
 from std_msgs.msg import Float64MultiArray
 
+from liquid_policy_msgs.msg import ActionDistribution, Estimate, Features, SafetyStatus
 from liquid_policy_node import qos
 
 ARM = ('shoulder_pan_joint', 'shoulder_lift_joint', 'elbow_joint', 'wrist_1_joint',
@@ -41,6 +41,7 @@ class BenchRobot(Node):
         self.alter: dict[str, Callable[[Any], Any]] = {}
         self.position, self.velocity = HOME.copy(), np.zeros(6)
         self.suction, self.base = 0.0, np.zeros(2)
+        self.action: np.ndarray | None = None  # proposed with every joint state, if not None
         self.commands: list = []
         self.statuses: list = []
         self.proposals: list = []
@@ -119,6 +120,8 @@ class BenchRobot(Node):
         imu.linear_acceleration.z = 9.81
         self.send('imu/data', imu)
         self.send('joint_states', joints)
+        if self.action is not None:
+            self.propose(self.action)
 
     def _look(self) -> None:
         stamp = self.stamp()

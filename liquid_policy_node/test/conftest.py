@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,25 +17,39 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
 @pytest.fixture(scope='session')
-def make_checkpoint(tmp_path_factory):
-    """Makes untrained checkpoints of the manipulator: `make_checkpoint(version, seed)` -> path."""
+def untrained():
+    """An untrained policy of the manipulator as a checkpoint; the one slow export of a session."""
     torch = pytest.importorskip('torch')
     from liquid_policy.export import to_checkpoint
     from liquid_policy.interface import load_interface
     from liquid_policy.policy import Policy
     from liquid_policy.settings import EncoderSettings, PolicySettings
-    folder = tmp_path_factory.mktemp('checkpoints')
+    torch.manual_seed(0)
+    # The narrowest encoder: loads fast, and says as little about images as any untrained one.
+    policy = Policy(PolicySettings(encoder=EncoderSettings(width=0.1))).eval()
     shipped = Path(__file__).resolve().parents[1] / 'config' / 'manipulator.interface.yaml'
+    return to_checkpoint(policy, load_interface(shipped), 'untrained', {'trained': False})
 
-    def make(version: str, seed: int = 0, interface=None) -> str:
+
+@pytest.fixture(scope='session')
+def make_checkpoint(tmp_path_factory, untrained):
+    """
+    Writes checkpoints: `make_checkpoint(version, interface=None, encoder='')` -> path.
+
+    Checkpoints that are given another `encoder` differ in their encoder's identity.
+    """
+    onnx = pytest.importorskip('onnx')
+    folder = tmp_path_factory.mktemp('checkpoints')
+
+    def make(version: str, interface=None, encoder: str = '') -> str:
+        exports = dict(untrained.exports)
+        if encoder:
+            graph = onnx.load_from_string(exports['encoder.onnx'])
+            graph.doc_string = encoder
+            exports['encoder.onnx'] = graph.SerializeToString()
         path = folder / f'{version}.safetensors'
-        if not path.exists():
-            torch.manual_seed(seed)
-            # The narrowest encoder: loads fast, and says as little about images as any untrained.
-            policy = Policy(PolicySettings(encoder=EncoderSettings(width=0.1))).eval()
-            checkpoint = to_checkpoint(
-                policy, interface or load_interface(shipped), version, {'trained': False})
-            checkpoint.save(path)
+        replace(untrained, version=version, exports=exports,
+                interface=interface or untrained.interface).save(path)
         return str(path)
     return make
 
