@@ -4,8 +4,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 RUN := docker/in_environment.sh
 
-# make train: parts of the demonstrations, where the work goes, and the seed
+# make train: episodes to record, minutes to learn, the seed, and where everything goes
 EPISODES ?= 400
+MINUTES ?= 120
 SEED ?= 0
 TRAINING ?= runs/train
 # Any further arguments of the program behind a target, e.g. make demo ARGS='--parts 20'
@@ -29,9 +30,11 @@ lint: setup ## check style and types only
 	@echo 'ruff'; $(RUN) ruff check .
 	@echo 'mypy'; $(RUN) mypy
 
-train: setup ## record demonstrations in simulation, then learn a policy from them (hours)
-	@$(RUN) generate --output $(TRAINING)/bags --episodes $(EPISODES) --seed $(SEED)
-	@$(RUN) train --bags $(TRAINING)/bags --output $(TRAINING) --seed $(SEED) $(ARGS)
+train: setup ## record demonstrations in simulation and learn a policy from them (hours)
+	@$(RUN) generate --output $(TRAINING)/demonstrations --episodes $(EPISODES) --seed $(SEED)
+	@$(RUN) train --bags $(TRAINING)/demonstrations --output $(TRAINING)/policy \
+		--interface config/manipulator.interface.yaml --seed $(SEED) --minutes $(MINUTES) $(ARGS)
+	@echo 'now: $(RUN) evaluate $(TRAINING)/policy/checkpoint.safetensors'
 
 clean: ## remove what setup built and what runs left; keeps .venv
 	rm -rf build install log runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
