@@ -63,6 +63,9 @@ class SimSettings(NodeSettings):
     command_timeout: float = parameter(
         0.1, 'Simulated time after which the last command no longer holds: arm and base are '
         'braked to a standstill, the gripper keeps its suction.', 's', low=0.01, high=10.0)
+    wait_for_driver: bool = parameter(
+        False, 'Keep the cell still until the first gripper command; the safety node sends one '
+        'with the first proposal. Sensors are published meanwhile.')
     scene_rate: float = parameter(
         10.0, 'Rate of scene/image/compressed, for people only; 0 for none.', 'Hz', low=0.0,
         high=30.0)
@@ -160,7 +163,7 @@ class SimNode(ManagedNode):
         self._driver.reset(settings.seed)
         self._camera, self._scene_due = drivers.Camera(), 0.0
         self._episode, self._decided, self._missed = 0, 0, 0
-        self._told_skipped = 0.0
+        self._ticks, self._told_skipped = 0, 0.0
         self._pacer = Pacer(PERIOD, settings.real_time_factor)
         self._renderer = Renderer(RenderTwin(self._cell_settings, settings.seed))
         self._stop.clear()
@@ -214,7 +217,7 @@ class SimNode(ManagedNode):
         else:
             values = message.data
         with self._answered:
-            self._controllers.accept(name, values, self._sim.time)
+            self._controllers.accept(name, values, self._time)
             self._answered.notify()
         self.diagnostics.tick(f'{name}_command')
 
@@ -260,19 +263,21 @@ class SimNode(ManagedNode):
         self._stop.wait(0.5)   # the other side has found us a little later
 
     def _simulate(self) -> None:
-        now = time.monotonic_ns()
-        self._pacer.begin(now)
-        due, begun = now, now
-        self._tick(due)
+        begun = time.monotonic_ns()
+        self._pacer.begin(begun)
+        self._tick(begun)
         while not self._stop.is_set():
             if self.settings.lock_step:
                 self._await_commands()
             due = self._pacer.next(time.monotonic_ns())
             started = time.perf_counter()
             with self._answered:
-                command = self._controllers.command(self._sim.time)
+                command = self._controllers.command(self._time)
                 braked = self._controllers.braked
-            self._sim.step(command)
+                driven = self._controllers.driven('gripper')
+            self._ticks += 1
+            if driven or not self.settings.wait_for_driver:
+                self._sim.step(command)
             self.diagnostics.latency('step', time.perf_counter() - started)
             self.diagnostics.fault('commands', (
                 f'no command for {self.settings.command_timeout} s, braked: '
@@ -287,8 +292,8 @@ class SimNode(ManagedNode):
         skipped = self._pacer.skipped
         if self._pacer.done(now):
             self.diagnostics.count('overruns')
-        if self._sim.time > 0 and round(self._sim.time / PERIOD) % 100 == 0:
-            factor = self._sim.time / max((now - begun) / NANOSECONDS, 1e-9)
+        if self._ticks % 100 == 0:
+            factor = self._time / max((now - begun) / NANOSECONDS, 1e-9)
             self.diagnostics.info('real_time_factor', f'{factor:.3f}')
             self.diagnostics.info('skipped_s', f'{skipped:.3f}')
             self.diagnostics.fault('pace', (
@@ -305,14 +310,13 @@ class SimNode(ManagedNode):
         published: positions and velocities fit the stamps, and lateness shows as latency.
         """
         if self._simulated:
-            return drivers.stamp_of(self._sim.time)
+            return drivers.stamp_of(self._time)
         return self.get_clock().now().nanoseconds + due - time.monotonic_ns()
 
     def _tick(self, due: int) -> None:
         """Measure, wait until it is time, publish."""
         sim, telemetry, interface = self._sim, self._telemetry, self._interface
-        stamp = self._stamp(due)
-        tick = round(sim.time / PERIOD)
+        stamp, tick = self._stamp(due), self._ticks
         self._draw(due, stamp)
         ready = []
         if self._simulated:
@@ -339,6 +343,11 @@ class SimNode(ManagedNode):
         # One value, so that all counts belong to the same stamp.
         self.diagnostics.info('published', json.dumps({'until': stamp, **self._published}))
 
+    @property
+    def _time(self) -> float:
+        """Return simulated seconds since activation; the cell may have begun later."""
+        return self._ticks * PERIOD
+
     def _wait(self, due: int) -> None:
         left = (due - time.monotonic_ns()) / NANOSECONDS
         if left > 0:
@@ -352,10 +361,10 @@ class SimNode(ManagedNode):
         sim, rate = self._sim, self.settings.scene_rate
         jobs: list[Any] = []
         topics: list[str] = []
-        if self._camera.due(sim.time):
+        if self._camera.due(self._time):
             jobs.append(lambda cell: self._draw_camera(cell, due, stamp))
             topics += [spec.topic for spec in self._images]
-        if rate > 0 and sim.time >= self._scene_due - 1e-6:
+        if rate > 0 and self._time >= self._scene_due - 1e-6:
             self._scene_due += 1.0 / rate
             jobs.append(lambda cell: self._draw_scene(cell, stamp))
             topics.append('scene/image/compressed')

@@ -91,6 +91,14 @@ class Controllers:
         """Return whether every controller got a command since the last `command`."""
         return all(target.fresh for target in self._inputs.values())
 
+    def driven(self, name: str) -> bool:
+        """
+        Return whether a controller ever got a command.
+
+        :param name: which.
+        """
+        return bool(np.isfinite(self._inputs[name].received))
+
     @property
     def braked(self) -> tuple[str, ...]:
         """Return the names that were braked at the last `command` after having been driven."""

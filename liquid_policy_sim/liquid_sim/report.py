@@ -170,14 +170,13 @@ def _views(run: Run) -> dict[str, Any]:
             for kind, some in fitted(run.pictures, PICTURE_BUDGET).items()}
 
 
-def page(run: Run, limits: DrawnLimits | None = None, memory: dict[str, int] | None = None,
-         notes: Sequence[str] = (), begin: float = 0.0) -> str:
+def page(run: Run, limits: DrawnLimits | None = None, notes: Sequence[str] = (),
+         begin: float = 0.0) -> str:
     """
     Return the report.
 
     :param run: what was recorded.
     :param limits: limits to draw; none when left out.
-    :param memory: resident memory by node name [bytes].
     :param notes: sentences below the title.
     :param begin: time the animation shows first [s].
     :return: HTML without any reference to another file.
@@ -205,7 +204,7 @@ def page(run: Run, limits: DrawnLimits | None = None, memory: dict[str, int] | N
         'TITLE': title,
         'SUBTITLE': '<br>'.join(html.escape(note) for note in [*subtitle, *run.notes, *notes]),
         'TILES': tiles(run),
-        'TABLES': tables(run_table.blocks(run, memory)),
+        'TABLES': tables(run_table.blocks(run)),
         'FOOTER': 'Space plays and pauses, arrow keys step, moving over a plot moves the '
                   'animation; drag in a plot to zoom, double-click to zoom out.',
         # `</script>` inside a string would end the script element.

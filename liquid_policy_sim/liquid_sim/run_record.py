@@ -434,7 +434,9 @@ def _assemble(path: Path, collector: _Collector, notes: tuple[str, ...]) -> Run:
                     np.array(collector.received[name], np.int64))
         for name, (topic, message_type) in sorted(collector.types.items())
     }
-    stamped = [topic for topic in topics.values() if topic.stamped]
+    # Diagnostics are stamped by each node's own clock, which may not be the simulated one.
+    stamped = [topic for name, topic in topics.items()
+               if topic.stamped and name not in ('diagnostics', 'clock')]
     # The clock of the stamps is the clock of the run; without any stamp, the recorder's clock.
     # Latched messages (markers, model updates) may be much older than the recording: left out.
     periodic = [topic for topic in stamped if len(topic.stamps) > 2] or stamped

@@ -437,3 +437,51 @@ def count_stamps(run: Run, name: str) -> np.ndarray:
         return np.zeros(0, np.int64)
     rises = np.maximum(np.diff(run.conveyor.column(name), prepend=0.0), 0).astype(int)
     return np.repeat(run.conveyor.stamps, rises)
+
+
+@dataclass(frozen=True)
+class NodeFigures:
+    """
+    What a node said about itself in /diagnostics.
+
+    :param name: the node.
+    :param resident: most memory it held [bytes]; NaN if it did not say.
+    :param share: processor share, mean over the run, 1 is one core; NaN if it did not say.
+    :param latencies: stage to its last (median, 99th percentile) [s].
+    """
+
+    name: str
+    resident: float
+    share: float
+    latencies: dict[str, tuple[float, float]]
+
+
+def node_figures(run: Run) -> list[NodeFigures]:
+    """
+    Return what the nodes said about themselves.
+
+    :param run: what was recorded.
+    """
+    figures = []
+    for name, samples in run.diagnostics.items():
+        def values(key: str, samples: tuple = samples) -> np.ndarray:
+            found = [_number(sample.values.get(key)) for sample in samples]
+            return np.array(found or [np.nan])
+
+        last = samples[-1].values
+        stages = [key[:-len('.p50_ms')] for key in last if key.endswith('.p50_ms')]
+        resident, share = values('process.resident_mb'), values('process.cpu')
+        figures.append(NodeFigures(
+            name,
+            float(np.nanmax(resident)) * 1e6 if np.isfinite(resident).any() else np.nan,
+            float(np.nanmean(share)) if np.isfinite(share).any() else np.nan,
+            {stage: (_number(last.get(f'{stage}.p50_ms')) / 1e3,
+                     _number(last.get(f'{stage}.p99_ms')) / 1e3) for stage in stages}))
+    return figures
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text) if text is not None else float('nan')
+    except ValueError:
+        return float('nan')

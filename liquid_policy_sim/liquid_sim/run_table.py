@@ -118,30 +118,54 @@ def topic_block(run: Run) -> Block:
                               'with * it is the number of gaps in the stamps.')
 
 
-def memory_block(memory: dict[str, int]) -> Block:
-    """
-    Return the resident memory of each node.
-
-    :param memory: node name to bytes.
-    """
-    rows = [(name, number(size / 2**20, 0)) for name, size in memory.items()]
-    robot = [memory[name] for name in ('perception', 'policy', 'safety') if name in memory]
-    if len(robot) == 3:
-        rows.append(('perception + policy + safety', number(sum(robot) / 2**20, 0)))
-    return Block('Memory', ('node', 'resident [MiB]'), tuple(rows))
+# Work inside the nodes that has a budget, by key of their diagnostics.
+INSIDE = {'encode': 'encode one image', 'step': 'one step', 'filter_cycle': 'filter one proposal'}
 
 
-def blocks(run: Run, memory: dict[str, int] | None = None) -> list[Block]:
+def inside_block(run: Run) -> Block:
     """
-    Return the whole table.
+    Return how long the nodes' own work takes, without transport.
 
     :param run: what was recorded.
-    :param memory: resident memory by node name [bytes], if it was measured.
     """
-    table = [parts_block(run), stage_block(run), safety_block(run), topic_block(run)]
-    if memory:
-        table.append(memory_block(memory))
-    return table
+    rows = []
+    for figures in run_statistics.node_figures(run):
+        for stage, (p50, p99) in figures.latencies.items():
+            if stage in INSIDE:
+                rows.append((f'{figures.name}: {INSIDE[stage]}', number(p50, 3, 1e3),
+                             number(p99, 3, 1e3)))
+    return Block('Inside the nodes', ('work', 'p50 [ms]', 'p99 [ms]'), tuple(rows),
+                 'As the nodes measured it themselves, over their last 2000 calls.')
+
+
+def node_block(run: Run) -> Block:
+    """
+    Return memory and processor share of each node.
+
+    :param run: what was recorded.
+    """
+    nodes = run_statistics.node_figures(run)
+    rows = [(figures.name, number(figures.resident, 0, 1e-6), number(figures.share, 0, 100))
+            for figures in nodes]
+    by_name = {figures.name.rpartition('/')[2]: figures for figures in nodes}
+    robot = [by_name[name] for name in ('perception', 'policy', 'safety') if name in by_name]
+    if len(robot) == 3:
+        rows.append(('perception + policy + safety',
+                     number(sum(figures.resident for figures in robot), 0, 1e-6),
+                     number(sum(figures.share for figures in robot), 0, 100)))
+    return Block('Nodes', ('node', 'resident [MB]', 'processor [%]'), tuple(rows),
+                 'Most memory held, and mean share of one core.')
+
+
+def blocks(run: Run) -> list[Block]:
+    """
+    Return the whole table; blocks without rows are left out.
+
+    :param run: what was recorded.
+    """
+    table = [parts_block(run), stage_block(run), inside_block(run), safety_block(run),
+             topic_block(run), node_block(run)]
+    return [block for block in table if block.rows]
 
 
 def text(table: Sequence[Block]) -> str:

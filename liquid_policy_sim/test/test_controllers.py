@@ -56,6 +56,12 @@ def test_answered_when_all_commands_came_since_the_last_step(controllers):
     assert not controllers.answered
 
 
+def test_driven_from_the_first_command_on(controllers):
+    assert not controllers.driven('gripper')
+    controllers.accept('gripper', [0.0], 0.0)
+    assert controllers.driven('gripper') and not controllers.driven('arm')
+
+
 def test_command_is_not_changed_through_the_callers_array(controllers):
     values = np.ones(6)
     controllers.accept('arm', values, 0.0)

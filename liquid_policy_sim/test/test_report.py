@@ -92,14 +92,14 @@ def test_safety_and_parts_are_counted(run, recording):
 
 
 def test_table_prints_these_figures(run):
-    text = run_table.text(run_table.blocks(run, {'perception': 100 * 2**20, 'policy': 80 * 2**20,
-                                                 'safety': 70 * 2**20}))
+    text = run_table.text(run_table.blocks(run))
     assert re.search(r'parts picked +2 \(100% of those decided\)', text)
     assert re.search(r'part position error p50 / p99 \[mm\] +5\.0 / ', text)
     assert re.search(r'perception: image → features +2\d\.\d +2\.00 +2\.00', text)
     assert re.search(r'camera/color/image_raw +87 .* 3$', text, re.M)
     assert re.search(r'interventions +30 \(10\.0 %\)', text)
-    assert re.search(r'perception \+ policy \+ safety +250', text)
+    assert re.search(r'perception: encode one image +0\.050 +0\.090', text)
+    assert re.search(r'perception \+ policy \+ safety +300 +75', text)
 
 
 def test_namespace_and_sqlite3_give_the_same_figures(run, tmp_path):
@@ -110,7 +110,7 @@ def test_namespace_and_sqlite3_give_the_same_figures(run, tmp_path):
 
 
 def test_page_is_complete_in_itself_and_holds_the_figures(run):
-    text = report.page(run, memory={'policy': 80 * 2**20})
+    text = report.page(run)
     assert not re.search(r'(src|href)="(?!data:)', text)
     assert 'http://' not in text and 'https://' not in text
     assert '@DATA@' not in text and '@STYLE@' not in text

@@ -215,6 +215,19 @@ def test_silence_brakes_the_arm_and_bad_commands_are_ignored():
         bench.until(lambda: abs(bench.velocity() + 0.5) < 0.02, 'the wrist to move again')
 
 
+def test_cell_stands_still_until_somebody_drives_but_its_sensors_speak():
+    with Bench('joint_states', 'conveyor_status', publish_clock=True, wait_for_driver=True,
+               real_time_factor=4.0) as bench:
+        bench.answer['joint_states'] = lambda message: bench.publishers[ARM].publish(
+            message_class('std_msgs/msg/Float64MultiArray')(data=[0.0] * 6))
+        bench.until(lambda: bench.count('joint_states') > 150, 'joint states')
+        assert {message.seen for message in bench.messages['conveyor_status']} == {0}
+        bench.answer['joint_states'] = lambda message: bench.command([0.0] * 6)
+        bench.until(lambda: bench.messages['conveyor_status'][-1].seen == 1, 'the first part')
+        stamps = [stamp(message) for message in bench.messages['joint_states']]
+    assert set(np.diff(stamps)) == {10**7}
+
+
 def run_in_lock_step(seed, ticks=60):
     """Return joint positions and images of a run whose commands depend on what was measured."""
     with Bench('joint_states', 'camera/color/image_raw', publish_clock=True, lock_step=True,
