@@ -154,8 +154,8 @@ def test_package_has_a_maintainer_and_a_licence(path):
     assert len(package.findtext('description').split()) > 4
 
 
-# Import name -> rosdep key, for what rosdep can install. daqp and safetensors have no key, and
-# torch's key is an older release: docker/requirements-ros.txt brings those three.
+# Import name -> rosdep key, for what rosdep can install. daqp, onnx and safetensors have no key,
+# and torch's key is an older release: docker/requirements-ros.txt brings those.
 ROSDEP_KEYS = {
     'ament_index_python': 'ament_index_python',
     'cv2': 'python3-opencv',
@@ -177,6 +177,8 @@ ROSDEP_KEYS = {
     'yaml': 'python3-yaml',
 }
 FROM_PIP = {'daqp', 'onnx', 'onnxscript', 'rosbags_image', 'safetensors', 'tensorboard', 'torch'}
+# What rosbags brings with it; Python 3.14 has the second in its library.
+FROM_PIP |= {'backports', 'compression', 'lz4'}
 
 
 @pytest.mark.parametrize('path', PACKAGE_FILES, ids=lambda path: path.parent.name)
