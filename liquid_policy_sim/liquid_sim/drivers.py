@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from liquid_policy.alignment import Aligner
 from liquid_policy.barrier import JointFeedback, SafetyFilter
 from liquid_policy.interface import Interface
 from liquid_policy.limits import load_limits
-import numpy as np
-
 from liquid_sim import scene
 from liquid_sim.conveyor import CONTROL_PERIOD, ConveyorSim
 from liquid_sim.expert import Expert
@@ -22,6 +22,17 @@ START = 1_000_000_000        # stamp of simulated time zero [ns]; zero means "no
 def stamp_of(time: float) -> int:
     """Return the stamp [ns] of simulated seconds."""
     return START + round(time * 1e9)
+
+
+class Driver(Protocol):
+    """Whoever drives the cell."""
+
+    def reset(self, seed: int) -> None:
+        """Start an episode."""
+
+    def act(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return what to propose and what to demonstrate, (9,) each or None."""
+        ...
 
 
 class Camera:
@@ -56,12 +67,17 @@ class Safety:
     def command(self, sim: ConveyorSim, proposal: np.ndarray | None) -> np.ndarray:
         """Return what the robot is told, (9,); None brakes."""
         _, position, velocity, effort = sim.joint_state()
-        arrays = [np.full(self._size, np.nan) for _ in range(3)]
-        for array, values in zip(arrays, (position, velocity, effort), strict=True):
-            array[self._joint] = values[:len(self._joint)]
-        result = self._filter.filter(proposal, JointFeedback(*arrays), CONTROL_PERIOD)
+        feedback = JointFeedback(
+            self._of_actions(position), self._of_actions(velocity), self._of_actions(effort))
+        result = self._filter.filter(proposal, feedback, CONTROL_PERIOD)
         self.interventions += bool(result.active)
         return result.command
+
+    def _of_actions(self, joints: np.ndarray) -> np.ndarray:
+        """Return the arm's values in the order of the actions, NaN where there is no joint."""
+        values = np.full(self._size, np.nan)
+        values[self._joint] = joints[:len(self._joint)]
+        return values
 
 
 class ExpertDriver:
@@ -117,7 +133,7 @@ class PolicyDriver:
         self._sim, self._interface = sim, interface
         self._encoder, self._policy, self._make_keeper = encoder, policy, make_keeper
         depth = interface.images['depth']
-        self._depth_range = depth.range
+        self._near, self._far = depth.range or (0.0, np.inf)
         self.reset(0)
 
     def reset(self, seed: int) -> None:
@@ -135,8 +151,7 @@ class PolicyDriver:
         stamp = stamp_of(sim.time)
         if self._camera.due(sim.time):
             color, depth = sim.render_camera()
-            near, far = self._depth_range
-            features = self._encoder.encode(color, np.clip(depth, near, far))
+            features = self._encoder.encode(color, np.clip(depth, self._near, self._far))
             self._aligner.push('features', stamp, features)
         self._aligner.push('imu', stamp, np.concatenate(sim.imu()))
         self._aligner.push('joint_positions', stamp, sim.joint_state()[1][:6])

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
-from datetime import date
 import json
 import os
-from pathlib import Path
 import platform
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
 
-from liquid_policy.interface import load_interface
 import numpy as np
 from tqdm import tqdm
 
-from liquid_sim import conveyor, drivers
+from liquid_policy.interface import load_interface
+from liquid_sim import conveyor, drivers, scene
 from liquid_sim.rollout import Outcome, run_episode
 
 PARTS_PER_EPISODE = 10
@@ -53,14 +53,16 @@ def load_driver(sim: conveyor.ConveyorSim, checkpoint: Path) -> drivers.PolicyDr
         lambda: ModeKeeper(dt))
 
 
+def make_driver(sim: conveyor.ConveyorSim, policy: str) -> drivers.Driver:
+    """Return the driver that a command line names: `expert`, or a checkpoint's path."""
+    return drivers.ExpertDriver(sim) if policy == 'expert' else load_driver(sim, Path(policy))
+
+
 def run(job: Job) -> Outcome:
     """Run one episode in this process."""
     sim = conveyor.ConveyorSim(getattr(conveyor, job.conditions)(), job.seed)
     try:
-        if job.policy == 'expert':
-            driver = drivers.ExpertDriver(sim)
-        else:
-            driver = load_driver(sim, Path(job.policy))
+        driver = make_driver(sim, job.policy)
         safety = drivers.Safety(load_interface(job.interface))
         return run_episode(sim, driver, safety, job.seed, job.parts)
     finally:
@@ -195,7 +197,7 @@ def main(argv=None) -> int:
                         default='unseen')
     parser.add_argument('--parts', type=int, default=200, help='per seed')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--interface', type=Path, default=Path('config/manipulator.interface.yaml'))
+    parser.add_argument('--interface', type=Path, default=scene.find_interface())
     parser.add_argument('--processes', type=int, default=os.cpu_count() or 1)
     parser.add_argument('--append', type=Path, default=None,
                         help='JSON lines file the figures are added to')

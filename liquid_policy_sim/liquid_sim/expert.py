@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 import enum
+from dataclasses import dataclass
 
 import numpy as np
 import pinocchio
@@ -146,10 +146,10 @@ class Expert:
         wanted += feedforward
         change = wanted - self._velocity
         most = self._settings.acceleration * period
-        size = np.linalg.norm(change)
+        size = float(np.linalg.norm(change))
         self._velocity = self._velocity + change * min(1.0, most / max(size, 1e-9))
         joints = self._arm.joint_velocity(position[:6], self._velocity, self._rotation)
-        joints = joints * min(1.0, 1.9 / max(np.abs(joints).max(), 1e-9))
+        joints = joints * min(1.0, 1.9 / max(float(np.abs(joints).max()), 1e-9))
         return np.concatenate([joints, [suction, 0.0, 0.0]])
 
     def _goal(self, tool, period):

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 import os
-from pathlib import Path
 import shutil
 import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
 
-from liquid_policy.interface import Interface, load_interface
-from liquid_trainer.message_types import message_types
-from liquid_trainer.recording import BagWriter
 from tqdm import tqdm
 
-from liquid_sim import conveyor, drivers
+from liquid_policy.interface import Interface, load_interface
+from liquid_sim import conveyor, drivers, scene
+from liquid_sim.evaluate import load_driver
 from liquid_sim.messages import RosbagsMessages, Telemetry
 from liquid_sim.rollout import run_episode
+from liquid_trainer.message_types import message_types
+from liquid_trainer.recording import BagWriter
 
 START, SUCCESS, FAILURE = 0, 1, 2    # EpisodeMarker kinds
 # Half of the demonstrations are undisturbed; the others show how to come back. [rad/s]
@@ -54,10 +55,12 @@ class BagSink:
     def __init__(self, folder: Path, interface: Interface, episode: str):
         topics = dict(interface.topics())
         topics.update({
-            'odom': 'nav_msgs/msg/Odometry', 'conveyor_status': 'liquid_policy_msgs/msg/ConveyorStatus',
+            'odom': 'nav_msgs/msg/Odometry',
+            'conveyor_status': 'liquid_policy_msgs/msg/ConveyorStatus',
             'episode': 'liquid_policy_msgs/msg/EpisodeMarker',
         })
-        topics.pop(interface.features.topic, None)   # images are recorded, not what was made of them
+        if interface.features is not None:   # images are recorded, not what was made of them
+            topics.pop(interface.features.topic, None)
         self._writer = BagWriter(folder, topics)
         self._telemetry = Telemetry(RosbagsMessages(message_types(topics.values())))
         self._interface, self._episode = interface, episode
@@ -89,7 +92,7 @@ class BagSink:
             self._write(getattr(actions['gripper'], key), stamp,
                         telemetry.joint_command(values[6:7]))
             self._write(getattr(actions['base'], key), stamp,
-                        telemetry.base_command(*values[7:9], stamp))
+                        telemetry.base_command(values[7], values[8], stamp))
         self._count += 1
 
     def end(self, sim, success: bool) -> None:
@@ -108,10 +111,10 @@ def record(job: Job) -> dict:
     interface = load_interface(job.interface)
     settings = getattr(conveyor, job.conditions)()
     sim = conveyor.ConveyorSim(settings, job.seed)
-    driver = drivers.ExpertDriver(sim, job.noise)
+    expert = drivers.ExpertDriver(sim, job.noise)
+    driver: drivers.Driver = expert
     if job.checkpoint is not None:
-        from liquid_sim.evaluate import load_driver
-        driver = _Commented(load_driver(sim, job.checkpoint), driver)
+        driver = _Commented(load_driver(sim, job.checkpoint), expert)
     # a bag takes its name when it is complete: what is left of a broken run is never trained on
     unfinished = job.folder.parent / '.unfinished' / job.folder.name
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -158,7 +161,7 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog='generate', description=__doc__)
     parser.add_argument('--output', type=Path, default=Path('runs/demonstrations'),
                         help='folder for the bags (default %(default)s)')
-    parser.add_argument('--interface', type=Path, default=Path('config/manipulator.interface.yaml'))
+    parser.add_argument('--interface', type=Path, default=scene.find_interface())
     parser.add_argument('--episodes', type=int, default=120)
     parser.add_argument('--parts', type=int, default=4, help='parts per episode')
     parser.add_argument('--seed', type=int, default=0, help='of the first episode')
@@ -184,9 +187,8 @@ def main(argv=None) -> int:
                 progress.set_postfix_str(f"{totals['picked']}/{totals['seen']} parts picked")
                 progress.update()
     shutil.rmtree(arguments.output / '.unfinished', ignore_errors=True)
-    rate = totals['picked'] / max(totals['seen'], 1)
-    print(f"recorded {len(jobs)} bags, {totals['seconds']:.0f} s of motion, "
-          f"{totals['picked']} of {totals['seen']} parts picked ({rate:.1%}) in {arguments.output}")
+    print(f"recorded {len(jobs)} bags in {arguments.output}: {totals['seconds']:.0f} s of motion, "
+          f"{totals['picked']} of {totals['seen']} parts picked")
     return 0
 
 

@@ -1,8 +1,8 @@
 """
 What the cell's sensors say, as ROS messages; the same for the node and for written bags.
 
-Messages are made by a factory, so that this module needs neither rclpy nor rosbags: `RosbagsMessages`
-here, and in the simulator node one that makes rclpy's classes.
+Messages are made by a factory, so that this module needs neither rclpy nor rosbags:
+`RosbagsMessages` here, and in the simulator node one that makes rclpy's classes.
 """
 
 from __future__ import annotations

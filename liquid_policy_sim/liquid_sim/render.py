@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 import sys
+from pathlib import Path
 
 import cv2
-from liquid_policy.interface import load_interface
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from liquid_sim import conveyor, drivers
-from liquid_sim.evaluate import load_driver
+from liquid_policy.interface import load_interface
+from liquid_sim import conveyor, drivers, scene
+from liquid_sim.evaluate import make_driver
 
 ENDINGS = ('.png', '.gif', '.webp', '.mp4')
 
 
 def compose(sim: conveyor.ConveyorSim, height: int = 360) -> np.ndarray:
     """Return the scene beside what the camera sees (colour above depth), (height, width, 3)."""
-    scene = sim.render_scene(height * 4 // 3, height)
+    wide = sim.render_scene(height * 4 // 3, height)
     color, depth = sim.render_camera()
     shade = 255 - (np.clip(depth / 1.5, 0, 1) * 255).astype(np.uint8)
     heat = cv2.cvtColor(cv2.applyColorMap(shade, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
     half = height // 2
     right = [cv2.resize(view, (half, half), interpolation=cv2.INTER_NEAREST)
              for view in (color, heat)]
-    return np.hstack([scene, np.vstack(right)])
-
-
-def make_driver(sim, policy: str):
-    """Return the expert or a checkpoint's driver."""
-    return drivers.ExpertDriver(sim) if policy == 'expert' else load_driver(sim, Path(policy))
+    return np.hstack([wide, np.vstack(right)])
 
 
 def frames(policy: str, conditions: str, seed: int, seconds: float, rate: float,
@@ -94,7 +89,7 @@ def main(argv=None) -> int:
     parser.add_argument('--seconds', type=float, default=12.0)
     parser.add_argument('--rate', type=float, default=15.0, help='pictures per second')
     parser.add_argument('--height', type=int, default=360)
-    parser.add_argument('--interface', type=Path, default=Path('config/manipulator.interface.yaml'))
+    parser.add_argument('--interface', type=Path, default=scene.find_interface())
     arguments = parser.parse_args(argv)
     if arguments.output.suffix not in ENDINGS:
         parser.error(f'{arguments.output}: expected a file ending in {", ".join(ENDINGS)}')

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
-import xml.etree.ElementTree as ElementTree
 
 import mujoco
 import numpy as np
@@ -46,16 +46,25 @@ class SceneSettings:
 
 
 def find_description() -> Path:
+    """Return the default robot's xacro file; see `find_file`."""
+    return find_file('urdf', 'manipulator.urdf.xacro')
+
+
+def find_interface() -> Path:
+    """Return the default robot's interface file; see `find_file`."""
+    return find_file('config', 'manipulator.interface.yaml')
+
+
+def find_file(folder: str, name: str) -> Path:
     """
-    Return the default robot's xacro file, from the source tree or from an installation.
+    Return a file of liquid_policy_node, from the source tree or from an installation.
 
     :raises FileNotFoundError: naming the places that were searched.
     """
-    name = 'manipulator.urdf.xacro'
-    places = [Path(__file__).resolve().parents[2] / 'liquid_policy_node' / 'urdf' / name]
+    places = [Path(__file__).resolve().parents[2] / 'liquid_policy_node' / folder / name]
     try:
         from ament_index_python.packages import get_package_share_directory
-        places.append(Path(get_package_share_directory('liquid_policy_node')) / 'urdf' / name)
+        places.append(Path(get_package_share_directory('liquid_policy_node')) / folder / name)
     except Exception:  # no ROS, or the package is not installed: the source tree may do
         pass
     for place in places:
@@ -173,7 +182,8 @@ def _add_cell(spec: mujoco.MjSpec) -> None:
                   friction=[0.9, 0.01, 0.001])
     frame = [0.75, 0.62, 0.16, 1]
     for sign in (-1, 1):
-        world.add_geom(type=box, pos=[BELT_X + sign * (BELT_HALF_WIDTH + 0.015), 0, BELT_TOP - 0.03],
+        rail = BELT_X + sign * (BELT_HALF_WIDTH + 0.015)
+        world.add_geom(type=box, pos=[rail, 0, BELT_TOP - 0.03],
                        size=[0.012, BELT_HALF_LENGTH, 0.035], rgba=frame, contype=1, conaffinity=4)
         for y in (-0.7, 0.7):
             world.add_geom(type=box, size=[0.02, 0.02, (BELT_TOP - 0.065) / 2],

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 import sys
 import time
+from pathlib import Path
+
+from liquid_sim import scene
 
 
 def main(argv=None) -> int:
@@ -16,18 +18,18 @@ def main(argv=None) -> int:
     parser.add_argument('--conditions', choices=('seen', 'unseen', 'everything'),
                         default='everything')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--interface', type=Path, default=Path('config/manipulator.interface.yaml'))
+    parser.add_argument('--interface', type=Path, default=scene.find_interface())
     arguments = parser.parse_args(argv)
     if not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
         print('watch: no display here; write a video instead: python -m liquid_sim.render run.mp4',
               file=sys.stderr)
         return 1
     os.environ['MUJOCO_GL'] = 'glfw'   # before anything imports MuJoCo
-    from liquid_policy.interface import load_interface
     import mujoco.viewer
 
+    from liquid_policy.interface import load_interface
     from liquid_sim import conveyor, drivers
-    from liquid_sim.render import make_driver
+    from liquid_sim.evaluate import make_driver
     sim = conveyor.ConveyorSim(getattr(conveyor, arguments.conditions)(), arguments.seed)
     driver = make_driver(sim, arguments.policy)
     safety = drivers.Safety(load_interface(arguments.interface))

@@ -1,9 +1,10 @@
 """The cell obeys its own physics: belt, suction, servos, sensors; and repeats itself exactly."""
 
-from liquid_sim import conveyor, scene
-from liquid_sim.expert import Expert
 import numpy as np
 import pytest
+
+from liquid_sim import conveyor, scene
+from liquid_sim.expert import Expert
 
 STILL = np.zeros(9)
 

@@ -2,11 +2,12 @@
 
 import json
 
-from liquid_sim import evaluate, scene
-from liquid_sim.rollout import Outcome
 import pytest
 
-INTERFACE = scene.find_description().parents[2] / 'config' / 'manipulator.interface.yaml'
+from liquid_sim import evaluate, scene
+from liquid_sim.rollout import Outcome
+
+INTERFACE = scene.find_interface()
 
 
 def test_wilson_interval_known_answers():

@@ -1,13 +1,14 @@
 """The expert's kinematics are exact, and it picks what comes."""
 
+import numpy as np
+import pytest
+
 from liquid_policy.interface import load_interface
 from liquid_sim import conveyor, drivers, scene
 from liquid_sim.expert import WAIT, ArmKinematics
 from liquid_sim.rollout import run_episode
-import numpy as np
-import pytest
 
-INTERFACE = scene.find_description().parents[2] / 'config' / 'manipulator.interface.yaml'
+INTERFACE = scene.find_interface()
 
 
 @pytest.fixture(scope='module')

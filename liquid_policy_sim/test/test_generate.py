@@ -1,12 +1,13 @@
 """Recorded demonstrations hold what happened, and the bag reader finds it."""
 
-from liquid_policy.interface import load_interface
-from liquid_sim import drivers, generate, scene
-from liquid_trainer.bags import read_episodes
 import numpy as np
 import pytest
 
-INTERFACE = scene.find_description().parents[2] / 'config' / 'manipulator.interface.yaml'
+from liquid_policy.interface import load_interface
+from liquid_sim import drivers, generate, scene
+from liquid_trainer.bags import read_episodes
+
+INTERFACE = scene.find_interface()
 
 
 @pytest.fixture(scope='module')

@@ -1,12 +1,13 @@
 """Pictures of the cell come out as files that open, and show what they should."""
 
 import cv2
-from liquid_sim import render, scene
 import numpy as np
-from PIL import Image
 import pytest
+from PIL import Image
 
-INTERFACE = scene.find_description().parents[2] / 'config' / 'manipulator.interface.yaml'
+from liquid_sim import render, scene
+
+INTERFACE = scene.find_interface()
 
 
 def pictures(count=3):

@@ -1,10 +1,11 @@
 """One robot, two readers: MuJoCo and Pinocchio must find the same machine in the URDF."""
 
-from liquid_sim import scene
 import mujoco
 import numpy as np
 import pinocchio
 import pytest
+
+from liquid_sim import scene
 
 
 @pytest.fixture(scope='module')
