@@ -164,6 +164,8 @@ class SimNode(ManagedNode):
         self._camera, self._scene_due = drivers.Camera(), 0.0
         self._episode, self._decided, self._missed = 0, 0, 0
         self._ticks, self._told_skipped = 0, 0.0
+        self._offset = time.time_ns() - time.monotonic_ns()    # of the system's clock [ns]
+        self._last_stamp = 0
         self._pacer = Pacer(PERIOD, settings.real_time_factor)
         self._renderer = Renderer(RenderTwin(self._cell_settings, settings.seed))
         self._stop.clear()
@@ -311,7 +313,20 @@ class SimNode(ManagedNode):
         """
         if self._simulated:
             return drivers.stamp_of(self._time)
-        return self.get_clock().now().nanoseconds + due - time.monotonic_ns()
+        for _ in range(3):
+            before = time.monotonic_ns()
+            system = self.get_clock().now().nanoseconds
+            after = time.monotonic_ns()
+            # Whoever is interrupted between the two clocks would stamp with a wrong time.
+            if after - before < 200_000:
+                self._offset = system - (before + after) // 2
+                break
+        stamp = due + self._offset
+        # The system's clock may be set back by a little; by more, everybody should notice.
+        if 0 <= self._last_stamp - stamp < NANOSECONDS:
+            stamp = self._last_stamp + 1
+        self._last_stamp = stamp
+        return stamp
 
     def _tick(self, due: int) -> None:
         """Measure, wait until it is time, publish."""

@@ -80,7 +80,7 @@ def longest_gap(stamps: np.ndarray) -> float:
     return float(np.diff(np.sort(stamps)).max()) / NANOSECONDS
 
 
-def lost_by_stamps(stamps: np.ndarray) -> int:
+def lost_by_stamps(stamps: np.ndarray) -> int | None:
     """
     Count messages of a periodic topic that are missing between those that came.
 
@@ -89,13 +89,18 @@ def lost_by_stamps(stamps: np.ndarray) -> int:
     after the last message cannot be seen.
 
     :param stamps: [ns], `(N,)`, any order.
+    :return: None if the topic is not periodic: with fewer than three messages, or when more than
+        one in five distances is no multiple of the period.
     """
     if len(stamps) < 3:
-        return 0
+        return None
     distances = np.diff(np.sort(np.asarray(stamps, np.int64)))
     period = float(np.median(distances))
     if period <= 0:
-        return 0
+        return None
+    off = np.abs(distances / period - np.maximum(np.rint(distances / period), 1))
+    if np.mean(off > 0.3) > 0.2:
+        return None
     return int(np.maximum(np.rint(distances / period) - 1, 0).sum())
 
 
@@ -110,7 +115,6 @@ def lost_by_count(stamps: np.ndarray, counts: list[tuple[int, int]]) -> int | No
     if len(counts) < 2:
         return None
     (first, before), (last, after) = counts[0], counts[-1]
-    stamps = np.unique(stamps)
     recorded = int(np.count_nonzero((stamps > first) & (stamps <= last)))
     return max(after - before - recorded, 0)
 

@@ -157,6 +157,28 @@ def node_block(run: Run) -> Block:
                  'Most memory held, and mean share of one core.')
 
 
+# What the simulator says about its own pace, by key of its diagnostics.
+PACE = {'info.real_time_factor': 'real-time factor', 'count.overruns': 'late steps',
+        'info.skipped_s': 'time skipped [s]', 'count.late_images': 'images drawn too late',
+        'count.pictures_left_out': 'pictures left out'}
+
+
+def pace_block(run: Run) -> Block:
+    """
+    Return how well the simulator kept real time.
+
+    :param run: what was recorded.
+    """
+    samples = next((samples for name, samples in run.diagnostics.items()
+                    if name.rpartition('/')[2] == 'simulator'), ())
+    values = samples[-1].values if samples else {}
+    if 'info.real_time_factor' not in values:
+        return Block('Simulator', (), ())
+    rows = [(text, values.get(key, '0')) for key, text in PACE.items()]
+    return Block('Simulator', ('', ''), tuple(rows),
+                 'A simulator short of processor time makes every latency longer.')
+
+
 def blocks(run: Run) -> list[Block]:
     """
     Return the whole table; blocks without rows are left out.
@@ -164,7 +186,7 @@ def blocks(run: Run) -> list[Block]:
     :param run: what was recorded.
     """
     table = [parts_block(run), stage_block(run), inside_block(run), safety_block(run),
-             topic_block(run), node_block(run)]
+             topic_block(run), node_block(run), pace_block(run)]
     return [block for block in table if block.rows]
 
 
