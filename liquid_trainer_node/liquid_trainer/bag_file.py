@@ -79,6 +79,8 @@ class Bag:
         self._topics: dict[str, _Topic] = {}
         self._store = get_typestore(Stores.EMPTY)
         self._known: set[str] = set()
+        # Where chunks lie that are not what was written, by file; known once they were read.
+        self.damaged: dict[Path, set[int]] = {}
         for file in self.files:
             self._list(file)
         if not any(topic.count for topic in self._topics.values()):
@@ -219,8 +221,11 @@ class Bag:
         def wanted(channel: mcap_file.Channel) -> bool:
             return topics is None or channel.topic in topics
 
-        for channel, time, data in mcap_file.read(plain, wanted=wanted, progress=progress):
+        content = mcap_file.Content()
+        for channel, time, data in mcap_file.read(plain, content, wanted, progress):
             yield channel.topic, channel.schema.name, time, data
+        if content.damaged:
+            self.damaged[file] = content.damaged
 
     def _raw_sqlite(self, plain: Path, topics: Collection[str] | None
                     ) -> Iterator[tuple[str, str, int, bytes]]:
@@ -274,7 +279,8 @@ class Bag:
                     if text.strip():
                         types.update(get_types_from_idl(text))
             self._store.register(types)
-        except (TypesysError, UnknownTypeError) as error:
+            self._store.get_msgdef(kind)
+        except (KeyError, TypesysError, UnknownTypeError) as error:
             raise BagError(f'{self.path}: expected a usable definition of {kind} for {topic}, '
                            f'came: {error}') from None
         self._known.add(kind)

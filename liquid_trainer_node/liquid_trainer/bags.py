@@ -225,6 +225,9 @@ class _BagReader:
         if open_episode is not None:
             held += open_episode.take()
             dropped.update(open_episode.dropped)
+        for file, places in self._bag.damaged.items():
+            self._report(f'{file}: expected intact chunks, came {len(places)} damaged ones; their '
+                         'messages are left out, check the disk')
         for topic, count in rejected.items():
             self._report(f'{self._bag.path}: {count} messages left out, the first because: '
                          f'{errors[topic]}')

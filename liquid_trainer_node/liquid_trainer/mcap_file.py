@@ -6,6 +6,7 @@ and an index at the end serves random access. A file whose writer was killed lac
 may end within a record: `read` gives everything before that, `repair` adds the index.
 """
 
+import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -98,7 +99,18 @@ class ChunkIndex:
 
 @dataclass
 class Content:
-    """What a file holds in all; kept by the writer, found by `read`."""
+    """
+    What a file holds in all; kept by the writer, found by `read`.
+
+    :param channels: topics by number.
+    :param counts: messages by channel.
+    :param chunks: index of the chunks.
+    :param start_time: earliest log time [ns].
+    :param end_time: latest log time [ns].
+    :param complete: whether the file has its footer.
+    :param good_until: where whole records end [bytes].
+    :param damaged: where chunks lie whose content is not what was written [bytes].
+    """
 
     channels: dict[int, Channel] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
@@ -107,6 +119,7 @@ class Content:
     end_time: int = 0
     complete: bool = False
     good_until: int = 0
+    damaged: set[int] = field(default_factory=set)
 
     @property
     def message_count(self) -> int:
@@ -204,19 +217,12 @@ class McapWriter:
             _text(self._compression) + struct.pack('<Q', len(data))
         size = _RECORD.size + len(head) + len(data)
         offset = self._good
-        indexes, offsets = [], {}
-        where = offset + size
-        for channel, entries in self._index.items():
-            offsets[channel] = where
-            flat = struct.pack(f'<{2 * len(entries)}Q', *(n for entry in entries for n in entry))
-            record = _record(MESSAGE_INDEX, struct.pack('<HI', channel, len(flat)) + flat)
-            indexes.append(record)
-            where += len(record)
-        chunk = ChunkIndex(self._start_time, self._end_time, offset, size, offsets,
-                           where - offset - size, self._compression, len(data), len(raw))
+        indexes, offsets = _message_indexes(self._index, offset + size)
+        chunk = ChunkIndex(self._start_time, self._end_time, offset, size, offsets, len(indexes),
+                           self._compression, len(data), len(raw))
         index, self._parts, self._pending, self._index = self._index, [], 0, {}
         try:
-            self._write(_RECORD.pack(CHUNK, size - _RECORD.size) + head, data, *indexes)
+            self._write(_RECORD.pack(CHUNK, size - _RECORD.size) + head, data, indexes)
         except OSError:
             for channel, entries in index.items():
                 self.content.counts[channel] -= len(entries)
@@ -264,8 +270,7 @@ def read(path: Path, content: Content | None = None,
     Give the messages of a file in the order they were written, also of one that was cut off.
 
     :param path: an MCAP file.
-    :param content: filled in while reading: channels, counts of the wanted messages,
-        `complete` (the file has its footer) and `good_until` (where whole records end).
+    :param content: filled in while reading, with the counts of the wanted messages.
     :param wanted: says for each channel whether its messages are given; all if left out.
     :param progress: called with the bytes read so far.
     :return: channel, log time [ns], serialized message.
@@ -278,15 +283,17 @@ def read(path: Path, content: Content | None = None,
         if file.read(len(MAGIC)) != MAGIC:
             raise McapError(f'{path}: expected an MCAP file, came something else')
         content.good_until = len(MAGIC)
+        end = os.fstat(file.fileno()).st_size
         while True:
+            start = file.tell()
             head = file.read(_RECORD.size)
             if len(head) < _RECORD.size:
                 return
             kind, size = _RECORD.unpack(head)
+            if file.tell() + size > end:
+                return
             if kind in (CHUNK, SCHEMA, CHANNEL, MESSAGE, HEADER, FOOTER):
                 body = file.read(size)
-                if len(body) < size:
-                    return
             else:
                 file.seek(size, 1)
             if kind == FOOTER:
@@ -300,8 +307,9 @@ def read(path: Path, content: Content | None = None,
                 try:
                     raw = _unpack_chunk(body)
                 except _BadChunkError:
-                    return
-                yield from _records(raw, schemas, content, chosen, wanted)
+                    content.damaged.add(start)
+                else:
+                    yield from _records(raw, schemas, content, chosen, wanted)
             elif kind in (SCHEMA, CHANNEL, MESSAGE):
                 yield from _records(head + body, schemas, content, chosen, wanted)
             where = file.tell()
@@ -356,11 +364,23 @@ def repair(path: Path, metadata: dict[str, dict[str, str]] | None = None) -> Con
         pass
     if content.complete:
         return content
-    content.chunks = list(_chunk_indexes(path, content.good_until))
+    content.chunks = [chunk for chunk in _chunk_indexes(path, content.good_until)
+                      if chunk.offset not in content.damaged]
+    end = content.good_until
     with open(path, 'r+b') as file:
-        file.truncate(content.good_until)
-        file.seek(content.good_until)
-        file.write(_ending(content, metadata or {}, content.good_until))
+        if content.chunks:  # its index may be cut off: make it anew
+            last = content.chunks[-1]
+            end = last.offset + last.length
+            file.seek(last.offset + _RECORD.size)
+            raw = _unpack_chunk(file.read(last.length - _RECORD.size))
+            indexes, last.index_offsets = _message_indexes(_index_of(raw), end)
+            last.index_length = len(indexes)
+            file.seek(end)
+            file.write(indexes)
+            end += len(indexes)
+        file.truncate(end)
+        file.seek(end)
+        file.write(_ending(content, metadata or {}, end))
     content.complete = True
     return content
 
@@ -433,6 +453,30 @@ def _chunk_indexes(path: Path, end: int) -> Iterator[ChunkIndex]:
             file.seek(after)
         if current is not None:
             yield current
+
+
+def _index_of(raw: bytes) -> dict[int, list[tuple[int, int]]]:
+    """Give (log time, place) of the messages in a chunk, by channel."""
+    index: dict[int, list[tuple[int, int]]] = {}
+    where = 0
+    while where + _RECORD.size <= len(raw):
+        kind, size = _RECORD.unpack_from(raw, where)
+        if kind == MESSAGE:
+            channel, _, time, _ = _MESSAGE_BODY.unpack_from(raw, where + _RECORD.size)
+            index.setdefault(channel, []).append((time, where))
+        where += _RECORD.size + size
+    return index
+
+
+def _message_indexes(index: dict[int, list[tuple[int, int]]], where: int
+                     ) -> tuple[bytes, dict[int, int]]:
+    """Give the records that index a chunk and, by channel, where each lies."""
+    records, offsets = bytearray(), {}
+    for channel, entries in index.items():
+        offsets[channel] = where + len(records)
+        flat = struct.pack(f'<{2 * len(entries)}Q', *(n for entry in entries for n in entry))
+        records += _record(MESSAGE_INDEX, struct.pack('<HI', channel, len(flat)) + flat)
+    return bytes(records), offsets
 
 
 def _ending(content: Content, metadata: dict[str, dict[str, str]], offset: int) -> bytes:

@@ -53,7 +53,7 @@ def definition_of(store: Typestore, name: str) -> tuple[str, str]:
     return text, store.hash_rihs01(name)
 
 
-def new_message(store: Typestore, name: str, **values: Any) -> Any:
+def new_message(store: Typestore, name: str, /, **values: Any) -> Any:
     """
     Make a message with all fields zero or empty.
 
@@ -88,6 +88,8 @@ def _default(store: Typestore, kind: Any) -> Any:
 def _collect(store: Typestore, name: str, found: dict[str, Any]) -> None:
     if name in store.fielddefs or name in found:
         return
+    if name.count('/') != 2:
+        raise UnknownTypeError(f'expected a type such as sensor_msgs/msg/Imu, came {name!r}')
     package, _, short = name.split('/')
     places = [place / package / 'msg' / f'{short}.msg' for place in _places()]
     path = next((place for place in places if place.is_file()), None)

@@ -143,12 +143,12 @@ class BagWriter:
         with self._lock:
             if self._error is not None:
                 raise self._error
+            if self._max_size and self._files[-1].size > self._max_size:
+                self._guarded(self._next_file)
             file = self._files[-1]
             file.add_message(channel.id, log_time, message)
             if file.pending > CHUNK_BYTES:
                 self._guarded(file.end_chunk)
-                if self._max_size and file.size > self._max_size:
-                    self._guarded(self._next_file)
 
     def flush(self) -> None:
         """
