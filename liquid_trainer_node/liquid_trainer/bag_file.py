@@ -4,8 +4,10 @@ Rosbag2 bags as they are found: mcap or sqlite3, split, compressed, or cut off b
 Messages come in the order they were recorded, decoded by the definitions the bag carries.
 """
 
+import shutil
 import sqlite3
 import tempfile
+import weakref
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +76,7 @@ class Bag:
                            f'{", ".join(ENDINGS)}, found none; check the path')
         # Files that end without an index, as after a crash, with the bytes that are whole.
         self.cut_off: dict[Path, int] = {}
-        self._scratch: tempfile.TemporaryDirectory | None = None
+        self._scratch: Path | None = None
         self._plain = {file: self._decompressed(file) for file in self.files}
         self._topics: dict[str, _Topic] = {}
         self._store = get_typestore(Stores.EMPTY)
@@ -290,8 +292,9 @@ class Bag:
         if file.suffix != '.zstd':
             return file
         if self._scratch is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix='bag_')
-        plain = Path(self._scratch.name) / file.stem
+            self._scratch = Path(tempfile.mkdtemp(prefix='bag_'))
+            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        plain = self._scratch / file.stem
         with open(file, 'rb') as packed, open(plain, 'wb') as out:
             unpacker = mcap_file.zstd.ZstdDecompressor()
             try:
