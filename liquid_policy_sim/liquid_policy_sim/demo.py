@@ -26,7 +26,7 @@ from liquid_policy_node.models import load_for
 from liquid_policy_node.resources import find_checkpoint, find_description, find_interface
 from liquid_policy_node.runner import Runner
 from liquid_policy_sim.monitor import Monitor, Seen
-from liquid_policy_sim.sim_node import CONDITIONS
+from liquid_policy_sim.settings import CONDITIONS
 from liquid_sim import report, run_statistics, run_table
 from liquid_sim.run_record import RecordError, Run, read_run
 

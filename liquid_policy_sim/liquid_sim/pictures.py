@@ -30,7 +30,7 @@ def _rows(data: Any, height: int, width: int, step: int, dtype: type, channels: 
         raise ValueError(f'expected {height} rows of at least {needed} bytes, got step {step} and '
                          f'{raw.size} bytes')
     rows = raw[:height * step].reshape(height, step)[:, :needed]
-    pixels = np.ascontiguousarray(rows).view(dtype)
+    pixels: np.ndarray = np.ascontiguousarray(rows).view(dtype)
     return pixels.reshape((height, width, channels) if channels > 1 else (height, width))
 
 

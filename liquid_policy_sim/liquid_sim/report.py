@@ -170,21 +170,21 @@ def _views(run: Run) -> dict[str, Any]:
             for kind, some in fitted(run.pictures, PICTURE_BUDGET).items()}
 
 
-def page(run: Run, limits: DrawnLimits | None = None, notes: Sequence[str] = (),
-         begin: float = 0.0) -> str:
+def page(run: Run, limits: DrawnLimits | None = None, notes: Sequence[str] = ()) -> str:
     """
     Return the report.
 
     :param run: what was recorded.
     :param limits: limits to draw; none when left out.
     :param notes: sentences below the title.
-    :param begin: time the animation shows first [s].
     :return: HTML without any reference to another file.
     """
     near, far = run.depth_range
+    first_parts = run_statistics.count_stamps(run, 'seen')
     content = {
         'duration': run.duration,
-        'begin': begin,
+        # The animation opens with the first part on the belt, not with an idle robot.
+        'begin': (int(first_parts[0]) - run.start) / 1e9 if first_parts.size else 0.0,
         'depth_caption': f'({near:g} m red to {far:g} m blue)',
         'pictures': _views(run),
         'bands': report_plots.bands(run),
@@ -217,7 +217,7 @@ def page(run: Run, limits: DrawnLimits | None = None, notes: Sequence[str] = (),
 
 
 def _asset(name: str) -> str:
-    return resources.files('liquid_sim').joinpath('report_page', name).read_text('utf-8')
+    return (resources.files('liquid_sim') / 'report_page' / name).read_text('utf-8')
 
 
 def drawn_limits(interface_file: str | Path | None,

@@ -138,7 +138,7 @@ def part_group(run: Run) -> dict[str, Any] | None:
 
     :param run: what was recorded.
     """
-    plots = []
+    plots: list[dict[str, Any]] = []
     for name, title, unit in (('part_x', 'part x', 'm'),
                               ('part_y', 'part y (along the belt)', 'm'),
                               ('part_z', 'part z', 'm'), ('part_speed', 'part speed', 'm/s')):
@@ -222,7 +222,7 @@ def command_group(run: Run, limits: DrawnLimits) -> dict[str, Any] | None:
     :param run: what was recorded.
     :param limits: drawn as dashed lines.
     """
-    plots = []
+    plots: list[dict[str, Any]] = []
     seconds = run.seconds(run.safety.stamps)
     joint_seconds = run.seconds(run.velocities.stamps)
     for name in run.safety.issued.names:
@@ -253,7 +253,7 @@ def joint_group(run: Run, limits: DrawnLimits) -> dict[str, Any] | None:
     :param run: what was recorded.
     :param limits: drawn as dashed lines.
     """
-    plots = []
+    plots: list[dict[str, Any]] = []
     seconds = run.seconds(run.positions.stamps)
     for name in run.positions.names:
         if name in run.safety.issued.names or 'wheel' not in name:
@@ -339,7 +339,7 @@ def interval_group(run: Run) -> dict[str, Any] | None:
 
     :param run: what was recorded.
     """
-    plots = []
+    plots: list[dict[str, Any]] = []
     for name in SHOWN_TOPICS:
         topic = run.topics.get(name)
         if topic is None or topic.received.size < 3:
