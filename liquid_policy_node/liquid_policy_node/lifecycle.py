@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 import traceback
@@ -29,6 +30,9 @@ class NodeSettings:
         True, 'Configure and activate at start; otherwise wait for a lifecycle manager.')
     robot: str = parameter(
         'manipulator', 'Robot: name of a shipped interface file, or the path of one.')
+    niceness: int = parameter(
+        0, 'Niceness of all threads, set when activating; 0 leaves it. Below 0 needs the right to '
+        '(CAP_SYS_NICE), without it the node runs as it is.', low=-20, high=19)
 
     def __post_init__(self) -> None:
         check(self)
@@ -122,10 +126,16 @@ class ManagedNode(LifecycleNode):
     def report(self, name: str, text: str, period: float = 1.0) -> None:
         """Count, and log as an error at most once per `period` [s] and name."""
         count = self.diagnostics.count(name)
-        now = self.steady_now()
-        if name not in self._logged or now - self._logged[name] >= 1e9 * period:
-            self._logged[name] = now
+        if self.due(name, period):
             self.get_logger().error(f'{text} [{count} so far]' if count > 1 else text)
+
+    def due(self, name: str, period: float = 1.0) -> bool:
+        """Whether something of this name may be logged again, at most once per `period` [s]."""
+        now = self.steady_now()
+        if name in self._logged and now - self._logged[name] < 1e9 * period:
+            return False
+        self._logged[name] = now
+        return True
 
     # Life cycle.
 
@@ -138,6 +148,7 @@ class ManagedNode(LifecycleNode):
         result = self._transition('activate', self.activate, super().on_activate, state)
         if result == TransitionCallbackReturn.SUCCESS:
             self.active = True
+            self._set_niceness(self.settings.niceness)
             gc.collect()
             gc.freeze()
         return result
@@ -188,6 +199,18 @@ class ManagedNode(LifecycleNode):
             'configure': 'inactive', 'activate': 'active', 'deactivate': 'inactive',
             'cleanup': 'unconfigured'}[name]
         return entities(state)
+
+    def _set_niceness(self, niceness: int) -> None:
+        """Apply to every thread (Linux keeps it by thread, and DDS has its own) but special ones."""
+        usual = os.getpriority(os.PRIO_PROCESS, 0)
+        if niceness in (0, usual):
+            return
+        try:
+            for thread in map(int, os.listdir('/proc/self/task')):
+                if os.getpriority(os.PRIO_PROCESS, thread) == usual:
+                    os.setpriority(os.PRIO_PROCESS, thread, niceness)
+        except OSError as error:
+            self.get_logger().info(f'niceness {niceness} is not allowed here ({error.strerror})')
 
     def _start(self) -> None:
         """Autostart, once, from inside the executor."""

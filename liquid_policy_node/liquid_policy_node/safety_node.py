@@ -308,8 +308,12 @@ class SafetyNode(ManagedNode):
             self.diagnostics.count(result.state.name.lower())
         if result.state != self._state:
             if halted:
-                self.get_logger().warning(f'{result.state.name}: {"; ".join(result.reasons)}')
-            elif self._state in (State.BRAKING, State.STOPPED):
+                self.diagnostics.count('halts')
+            if halted and self.due('halt'):
+                self.get_logger().warning(
+                    f'{result.state.name}: {"; ".join(result.reasons)} '
+                    f'[{self.diagnostics.total("halts")} so far]')
+            elif self._state in (State.BRAKING, State.STOPPED) and self.due('resume'):
                 self.get_logger().info(f'proposals are used again ({result.state.name})')
             self._state = result.state
         self.diagnostics.info('state', result.state.name)

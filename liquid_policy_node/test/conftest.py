@@ -18,17 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 @pytest.fixture(scope='session')
 def untrained():
-    """An untrained policy of the manipulator as a checkpoint; the one slow export of a session."""
-    torch = pytest.importorskip('torch')
-    from liquid_policy.export import to_checkpoint
-    from liquid_policy.interface import load_interface
-    from liquid_policy.policy import Policy
-    from liquid_policy.settings import EncoderSettings, PolicySettings
-    torch.manual_seed(0)
-    # The narrowest encoder: loads fast, and says as little about images as any untrained one.
-    policy = Policy(PolicySettings(encoder=EncoderSettings(width=0.1))).eval()
-    shipped = Path(__file__).resolve().parents[1] / 'config' / 'manipulator.interface.yaml'
-    return to_checkpoint(policy, load_interface(shipped), 'untrained', {'trained': False})
+    """An untrained policy of the manipulator as a checkpoint."""
+    pytest.importorskip('torch')
+    from untrained_policy import untrained_checkpoint
+    return untrained_checkpoint()
 
 
 @pytest.fixture(scope='session')
