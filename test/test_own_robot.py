@@ -61,6 +61,6 @@ def test_arm_reaches_the_sum_of_its_links_when_stretched(description):
     pinocchio.framesForwardKinematics(model, data, np.zeros(6))
     flange = data.oMf[model.getFrameId('link_6')].translation
     np.testing.assert_allclose(flange, [0.0, 0.0, 0.12 + 0.10 + 0.35 + 0.30 + 0.09 + 0.09])
-    # Solid tubes: the total mass, base included, and the inertia of one of them about its own axis.
+    # Solid tubes: all masses with the base, and the inertia of one about its own axis.
     assert sum(inertia.mass for inertia in model.inertias) == pytest.approx(17.3)
     np.testing.assert_allclose(model.inertias[2].inertia[2, 2], 5.0 / 2 * 0.05**2)
