@@ -23,6 +23,7 @@ setup(
         'console_scripts': [
             'sim_node = liquid_policy_sim.sim_node:main',
             'demo = liquid_policy_sim.demo:main',
+            'report = liquid_sim.report:main',
             'generate = liquid_sim.generate:main',
             'evaluate = liquid_sim.evaluate:main',
             'watch = liquid_sim.watch:main',

@@ -34,6 +34,9 @@ from liquid_sim.run_record import RecordError, Run, read_run
 SECONDS_PER_PART = 20.0
 # Nodes that are not up by then will not come up.
 SECONDS_TO_START = 60.0
+# Recorded besides the interface's topics: what the report is made from.
+RECORDED = ('features', 'action_distribution', 'estimate', 'safety_status', 'conveyor_status',
+            'odom', 'scene/image/compressed', 'model_update', 'trainer_status', '/diagnostics')
 ANSI = re.compile(r'\x1b\[[0-9;]*m')
 
 
@@ -129,9 +132,11 @@ def node_list(plan: Plan) -> list[NodeSpec]:
         arguments.update(checkpoint=str(checkpoint), trainer=str(plan.trainer).lower())
     specs = bringup.nodes(arguments, 'record' if plan.expert else 'manipulator')
     # The belt waits for the robot, not the robot's nodes for each other.
-    changes = {'seed': plan.seed, 'conditions': plan.conditions, 'wait_for_driver': True}
-    return [replace(spec, parameters={**spec.parameters, **changes})
-            if spec.name == 'simulator' else spec for spec in specs]
+    changes = {
+        'simulator': {'seed': plan.seed, 'conditions': plan.conditions, 'wait_for_driver': True},
+        'recorder': {'extra_topics': list(RECORDED)}}
+    return [replace(spec, parameters={**spec.parameters, **changes.get(spec.name, {})})
+            for spec in specs]
 
 
 class Logs:

@@ -341,9 +341,15 @@ def interpolated(series: Series, stamps: np.ndarray, furthest: float) -> np.ndar
     return result
 
 
+# Upstream of this a part is still under the feeder's roof, where no camera sees it [m, base_link].
+FEEDER_ROOF_Y = -0.45
+
+
 def pose_error(run: Run, furthest: float = 0.15) -> PoseError:
     """
     Compare what the policy believed of the part with where it truly was.
+
+    Left out are the times without a part, and with one that is hidden under the feeder's roof.
 
     :param run: what was recorded.
     :param furthest: longest gap in the ground truth that may be bridged [s].
@@ -352,7 +358,7 @@ def pose_error(run: Run, furthest: float = 0.15) -> PoseError:
     if not len(run.estimate) or any(name not in run.estimate.names for name in places):
         return PoseError(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
     truth = interpolated(run.truth, run.estimate.stamps, furthest)
-    known = np.isfinite(truth).all(axis=1)
+    known = np.isfinite(truth).all(axis=1) & (truth[:, 1] > FEEDER_ROOF_Y)
     believed = np.stack([run.estimate.column(name) for name in places], axis=1)
     errors = np.linalg.norm(believed[known] - truth[known, :3], axis=1)
     speed = (np.abs(run.estimate.column('part_speed')[known] - truth[known, 3])

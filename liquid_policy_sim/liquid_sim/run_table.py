@@ -61,7 +61,8 @@ def parts_block(run: Run) -> Block:
          f'{number(speed.p50, 1, 1e3)} / {number(speed.p99, 1, 1e3)}'),
     ]
     return Block('Parts', ('', ''), tuple(rows),
-                 f'{place.count} estimates compared with the simulator’s ground truth.'
+                 f'{place.count} estimates compared with the simulator’s ground truth, while a '
+                 'part is in view.'
                  if place.count else '')
 
 

@@ -211,9 +211,13 @@ class Plot {
 
   paintBands(pen, at, bands) {
     pen.fillStyle = bands.color;
+    let painted = -Infinity;    // half-transparent: no column may be painted twice
     for (const [from, to] of bands.spans) {
       if (to < at.from || from > at.to) continue;
-      pen.fillRect(at.x(from), at.top, Math.max(at.x(to) - at.x(from), 1), at.height);
+      const begin = Math.max(at.x(from), painted), end = Math.max(at.x(to), at.x(from) + 0.7);
+      if (end <= begin) continue;
+      pen.fillRect(begin, at.top, end - begin, at.height);
+      painted = end;
     }
   }
 
