@@ -52,7 +52,7 @@ class Checkpoint:
         :return: the file's SHA-256, as hexadecimal digits.
         """
         path = Path(path)
-        tensors = {_WEIGHT + name: np.ascontiguousarray(value)
+        tensors = {_WEIGHT + name: np.asarray(value, order='C')
                    for name, value in self.weights.items()}
         tensors |= {_EXPORT + name: np.frombuffer(value, dtype=np.uint8)
                     for name, value in self.exports.items()}
@@ -172,7 +172,7 @@ def _digest(tensors: Mapping[str, np.ndarray]) -> str:
     """Return a digest over names, types, shapes and bytes; safetensors itself has none."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        value = np.ascontiguousarray(tensors[name])
+        value = np.asarray(tensors[name], order='C')
         digest.update(f'{name} {value.dtype} {value.shape}'.encode())
         digest.update(value.tobytes())
     return digest.hexdigest()

@@ -119,7 +119,6 @@ class Encoder(nn.Module):
         grid = torch.stack((columns.expand(height, width),
                             rows.unsqueeze(1).expand(height, width)))
         self.register_buffer('grid', grid.reshape(2, -1), persistent=False)
-        self.register_buffer('temperature', torch.tensor(1.0), persistent=False)
 
     def maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """
@@ -139,21 +138,42 @@ class Encoder(nn.Module):
         merged = fine + functional.interpolate(middle, scale_factor=2.0, mode='nearest')
         return self.merge(merged), x
 
-    def points_of(self, logits: Tensor, metres: Tensor) -> Tensor:
+    def cells_of(self, metres: Tensor) -> Tensor:
+        """
+        Return where each cell of the maps is, in the camera's frame.
+
+        :param metres: depth, 0 where not measured [m], `(batch, 1, height, width)`.
+        :return: horizontal and vertical (metres at tan = 1, that is up to the focal length) and
+            depth [m], `(batch, 3, cells)`; zeros where nothing was measured.
+        """
+        measured = functional.avg_pool2d((metres > 0).to(metres.dtype), 4)
+        depth = functional.avg_pool2d(metres, 4) / measured.clamp_min(1.0 / 16.0)
+        depth = depth.flatten(2)                                   # (batch, 1, cells)
+        return torch.cat((self.grid.unsqueeze(0) * depth, depth), dim=1)
+
+    @staticmethod
+    def points_of(attention: Tensor, cells: Tensor) -> Tensor:
         """
         Return each map's expected point in the camera's frame.
 
-        :param logits: `(batch, points, height / 4, width / 4)`.
-        :param metres: depth, 0 where not measured [m], `(batch, 1, height, width)`.
-        :return: `(batch, 3 * points)`: all horizontal, all vertical (metres at tan = 1, that is
-            up to the focal length), all depths [m].
+        :param attention: each map summing to 1, `(batch, points, cells)`.
+        :param cells: `(batch, 3, cells)`.
+        :return: all horizontal, all vertical, all depths, `(batch, 3 * points)`.
         """
-        cells = functional.avg_pool2d((metres > 0).to(metres.dtype), 4)
-        depth = functional.avg_pool2d(metres, 4) / cells.clamp_min(1.0 / 16.0)
-        depth = depth.flatten(2)                                   # (batch, 1, cells)
-        attention = torch.softmax(logits.flatten(2).float(), dim=-1)
-        basis = torch.cat((self.grid.unsqueeze(0) * depth, depth), dim=1)   # (batch, 3, cells)
-        return torch.matmul(basis, attention.transpose(1, 2)).flatten(1)
+        return torch.matmul(cells, attention.transpose(1, 2)).flatten(1)
+
+    def look(self, color: Tensor, depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """
+        Return features, and where each key point's map looks; as `forward`.
+
+        :return: `(batch, size)`, attention `(batch, points, cells)`, cells `(batch, 3, cells)`.
+        """
+        x, metres = image_tensors(color, depth, self.settings.depth_limit)
+        logits, deep = self.maps(x.contiguous(memory_format=torch.channels_last))
+        attention = torch.softmax(logits.flatten(2), dim=-1)
+        cells = self.cells_of(metres)
+        pooled = self.pooled(deep.mean((2, 3)))
+        return torch.cat((self.points_of(attention, cells), pooled), dim=1), attention, cells
 
     def forward(self, color: Tensor, depth: Tensor) -> Tensor:
         """
@@ -163,10 +183,7 @@ class Encoder(nn.Module):
         :param depth: [m], `(batch, height, width)`; 0, NaN, infinity: not measured.
         :return: `(batch, size)`.
         """
-        x, metres = image_tensors(color, depth, self.settings.depth_limit)
-        logits, deep = self.maps(x.contiguous(memory_format=torch.channels_last))
-        pooled = self.pooled(deep.float().mean((2, 3)))
-        return torch.cat((self.points_of(logits, metres), pooled), dim=1)
+        return self.look(color, depth)[0]
 
 
 def load_published(encoder: Encoder, weights: Mapping[str, Tensor]) -> list[str]:

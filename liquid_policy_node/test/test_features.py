@@ -93,7 +93,7 @@ def test_key_point_is_the_back_projected_cell():
     logits[0, 0, 6, 18] = 1e4
     depth = torch.full((1, 1, 96, 96), 2.0)
     depth[..., 24:28, 72:76] = 0.8
-    points = encoder.points_of(logits, depth)[0]
+    points = encoder.points_of(logits.flatten(2).softmax(-1), encoder.cells_of(depth))[0]
     column, row = ((18 + 0.5) * 4 - 48) / 48, ((6 + 0.5) * 4 - 48) / 48
     assert torch.allclose(points[[0, 28, 56]],
                           torch.tensor([column * 0.8, row * 0.8, 0.8]), atol=1e-5)
@@ -105,4 +105,5 @@ def test_key_point_ignores_holes_in_the_depth():
     logits[0, 0, 6, 18] = 1e4
     depth = torch.full((1, 1, 96, 96), 0.8)
     depth[..., 25, 73] = 0.0
-    assert encoder.points_of(logits, depth)[0, 56] == pytest.approx(0.8, abs=1e-5)
+    points = encoder.points_of(logits.flatten(2).softmax(-1), encoder.cells_of(depth))
+    assert points[0, 56] == pytest.approx(0.8, abs=1e-5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -21,21 +21,36 @@ _LEAST = {'rad/s': 0.1, 'm/s': 0.05, 'rad': 0.05, 'm': 0.02, '1': 0.25}
 
 
 class FrameHead(nn.Module):
-    """What a single image is asked during learning: where the part is, and what to do now."""
+    """
+    What a single image is asked during learning: where the part is, and what to do now.
 
-    def __init__(self, features: int, vector: int, targets: int, actions: int):
+    The first key point is the part's own. Its map learns slowly from the expectation alone, so
+    it is told where to look: at the cells whose measured point, brought into the robot's frame,
+    is near the part. The way from camera to robot (12 numbers) is learned along with it, and
+    how near is near follows from how well that works so far, so nothing has to be calibrated.
+
+    :param where: columns of the targets that are a position; the hint needs three.
+    """
+
+    def __init__(self, features: int, vector: int, targets: int, actions: int,
+                 where: tuple[int, ...] = ()):
         super().__init__()
         self.targets = nn.Linear(features, targets)
         self.present = nn.Linear(features, targets)
         self.actions = nn.Sequential(nn.Linear(features + vector, 96), nn.SiLU(),
                                      nn.Linear(96, actions))
+        self.where = list(where) if len(where) == 3 else []
+        self.camera = nn.Linear(3, 3)
+        self.register_buffer('reach', torch.tensor(1.0))
 
-    def loss(self, features: Tensor, vector: Tensor, targets: Tensor,
-             actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, features: Tensor, vector: Tensor, targets: Tensor, actions: Tensor,
+             attention: Tensor, cells: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """
-        Return the loss and its parts; everything is normalised.
+        Return the loss and its parts; everything but `cells` is normalised.
 
         :param targets: NaN where absent, `(batch, targets)`.
+        :param attention: of the encoder's `look`, `(batch, points, cells)`.
+        :param cells: likewise, `(batch, 3, cells)`.
         """
         known = torch.isfinite(targets)
         mean = self.targets(features)
@@ -46,7 +61,29 @@ class FrameHead(nn.Module):
         there = functional.binary_cross_entropy_with_logits(self.present(features), known.float())
         act = functional.smooth_l1_loss(self.actions(torch.cat((features, vector), 1)), actions,
                                         beta=0.2)
-        return where + 0.1 * there + 0.3 * act, {'where': where, 'there': there, 'act': act}
+        loss = where + 0.1 * there + 0.3 * act
+        parts = {'where': where, 'there': there, 'act': act}
+        if self.where and bool((seen := known[:, self.where].all(1)).any()):
+            parts['look'] = self._look(attention[seen, 0], cells[seen],
+                                       targets[seen][:, self.where])
+            loss = loss + parts['look']
+        return loss, parts
+
+    def _look(self, attention: Tensor, cells: Tensor, position: Tensor) -> Tensor:
+        """Return how badly the first map looks at the part, and how badly the camera is known."""
+        point = torch.matmul(cells, attention.unsqueeze(-1)).squeeze(-1)
+        error = (self.camera(point) - position).abs().sum(1)
+        with torch.no_grad():
+            self.reach.lerp_(error.median(), 0.05)
+            reach = self.reach.clamp(0.08, 1.0)
+            placed = self.camera(cells.transpose(1, 2))                    # (batch, cells, 3)
+            distance = (placed - position.unsqueeze(1)).square().sum(-1)
+            near = torch.exp(-0.5 * distance / reach.square()) * (cells[:, 2] > 0)
+            # A part that is hidden or out of view has no cell to look at.
+            visible = (near.max(1).values > 0.3).float()
+        hit = -torch.log((attention * near).sum(1) + 1e-3)
+        return (hit * visible).mean() * 0.1 + functional.smooth_l1_loss(
+            error, torch.zeros_like(error), beta=0.05) * 0.3
 
 
 def fit_scaling(policy: Policy, data: Demonstrations, action_units: tuple[str, ...],
@@ -108,17 +145,19 @@ class Learner:
     :param policy: to be learned; its scales must be set.
     :param data: demonstrations to learn from.
     :param settings: how.
+    :param where: columns of the targets that are a position [m].
 
     Every random number comes from `(seed, stage, step)`, so a learner that is stopped, saved
     and loaded goes on as if nothing had happened.
     """
 
-    def __init__(self, policy: Policy, data: Demonstrations, settings: LearningSettings):
+    def __init__(self, policy: Policy, data: Demonstrations, settings: LearningSettings,
+                 where: Sequence[int] = ()):
         self.policy, self.data, self.settings = policy, data, settings
         torch.manual_seed(settings.seed)
         made = policy.settings
         self.frame_head = FrameHead(made.encoder.size, made.vector_size, made.target_size,
-                                    made.action_size)
+                                    made.action_size, tuple(where))
         self.policy.encoder.to(memory_format=torch.channels_last)
         self.features: list[np.ndarray] = []      # of all images: as seen, and changed at random
         self.begin(STAGES[0])
@@ -214,9 +253,9 @@ class Learner:
         rows = self._rng.integers(0, len(data.frame_images), self.settings.frame_batch)
         color, depth = map(torch.from_numpy, data.read_images(data.frame_images[rows]))
         color, depth = augment_images(color, depth, self._generator)
-        return self._frame_terms(policy.encoder(color, depth), rows)
+        return self._frame_terms(*policy.encoder.look(color, depth), rows)
 
-    def _frame_terms(self, features: Tensor, rows: np.ndarray):
+    def _frame_terms(self, features: Tensor, attention: Tensor, cells: Tensor, rows: np.ndarray):
         data, policy = self.data, self.policy
         size = policy.settings.encoder.size
         used = data.frame_used[rows]
@@ -224,7 +263,7 @@ class Learner:
             / policy.input_scaling.scale[size:]
         targets = policy.target_scaling(torch.from_numpy(data.targets[data.frame_stamped[rows]]))
         actions = policy.action_scaling(torch.from_numpy(data.actions[used]))
-        return self.frame_head.loss(features, vector, targets, actions)
+        return self.frame_head.loss(features, vector, targets, actions, attention, cells)
 
     def _window_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         policy, data, settings, rng = self.policy, self.data, self.settings, self._rng
@@ -303,11 +342,13 @@ class Learner:
         policy.encoder.eval()
         color, depth = augment_images(*map(torch.from_numpy, data.read_images(numbers)),
                                       self._generator)
-        features = policy.encoder(color, depth)
+        features, attention, cells = policy.encoder.look(color, depth)
         rows = np.searchsorted(data.frame_images, numbers)
         rows = np.minimum(rows, len(data.frame_images) - 1)
         known = data.frame_images[rows] == numbers
         extra, parts = torch.zeros(()), {}
         if known.any():
-            extra, parts = self._frame_terms(features[torch.from_numpy(known)], rows[known])
+            chosen = torch.from_numpy(known)
+            extra, parts = self._frame_terms(features[chosen], attention[chosen], cells[chosen],
+                                             rows[known])
         return features[torch.from_numpy(where.reshape(images.shape))], extra, parts

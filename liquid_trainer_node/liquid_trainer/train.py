@@ -62,7 +62,8 @@ class Training:
         tick = 1.0 / interface.rate
         self.data = Demonstrations([episodes[i] for i in learned], tick)
         self.held = Demonstrations([episodes[i] for i in held], tick) if held else None
-        self.learner = Learner(policy, self.data, settings)
+        self.learner = Learner(policy, self.data, settings, [
+            index for index, unit in enumerate(interface.target_units) if unit == 'm'])
         self.scores: dict[str, float] = {}
         self._spent = 0.0           # of the stage [s]
         self._before = 0.0          # of the stages before it [s]
@@ -172,7 +173,9 @@ class Training:
             return
         self.progress.show(stage, 0.0, 'encoding images')
         plain = encode_images(self.policy, self.data)
-        if refit and not self._scaled:
+        size = self.policy.settings.encoder.size
+        never = bool((self.policy.input_scaling.scale[:size] == 1.0).all())
+        if refit and (never or not self._scaled):
             fit_feature_scaling(self.policy, plain)
         self.learner.features = [plain] + [
             encode_images(self.policy, self.data, seed=self.settings.seed + 1 + copy)

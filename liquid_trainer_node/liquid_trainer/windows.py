@@ -167,7 +167,7 @@ class Streams:
         valid = ticks < end[:, None]
         fresh = self._fresh.copy()
         self._position = self._position + self.length
-        over = begin + self._position >= end - 1
+        over = begin + self._position >= end
         self._episode = np.where(over, rng.integers(0, len(bounds) - 1, self.batch),
                                  self._episode)
         self._position = np.where(over, 0, self._position)

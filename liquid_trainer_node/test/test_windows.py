@@ -1,0 +1,147 @@
+"""What the learner draws: right labels, right chunks, streams that miss nothing."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from liquid_trainer.cache import (  # noqa: E402
+    DEPTH_UNIT,
+    StoredEpisode,
+    load_stored,
+    store_depth,
+    write_stored,
+)
+from liquid_trainer.windows import Demonstrations, Streams, split_episodes  # noqa: E402
+
+
+def _episode(number, ticks=50, gap=None):
+    times = np.arange(ticks) / 100
+    if gap is not None:
+        times[gap:] += 0.1
+    images = max(1, ticks // 3)
+    stamps = np.arange(images) * 0.03
+    return StoredEpisode(
+        name=f'e{number}', times=times, vectors=np.full((ticks, 2), number, np.float32),
+        image_index=np.minimum(np.arange(ticks) // 3, images - 1) - (np.arange(ticks) < 2),
+        image_times=stamps, colors=np.full((images, 4, 4, 3), number, np.uint8),
+        depths=np.full((images, 4, 4), 1000 * number, np.uint16),
+        actions=(100.0 * number + np.arange(ticks))[:, None].astype(np.float32),
+        targets=np.full((ticks, 1), np.nan, np.float32))
+
+
+def test_chunk_is_the_future_and_stops_at_the_end():
+    data = Demonstrations([_episode(0), _episode(1)])
+    chunk, inside = data.chunks(np.array([3, 46, 50]), horizon=3, dt=0.02)
+    assert chunk[..., 0].tolist() == [[3, 5, 7], [46, 48, 49], [100, 102, 104]]
+    assert inside.tolist() == [[True] * 3, [True, True, False], [True] * 3]
+
+
+def test_chunk_does_not_reach_over_a_gap():
+    data = Demonstrations([_episode(0, gap=20)])
+    chunk, inside = data.chunks(np.array([17]), horizon=3, dt=0.02)
+    assert inside.tolist() == [[True, True, False]]
+    assert chunk[0, :2, 0].tolist() == [17, 19]
+
+
+def test_elapsed_times_are_those_of_the_stamps():
+    data = Demonstrations([_episode(0, gap=20), _episode(1)], tick=0.01)
+    assert data.elapsed[[0, 1, 20, 50]] == pytest.approx([0.01, 0.01, 0.11, 0.01])
+
+
+def test_image_label_is_of_the_images_own_time():
+    data = Demonstrations([_episode(0), _episode(1)])
+    # Image 5 is stamped 0.15 s and first used at tick 15 here; images of episode 1 follow.
+    row = int(np.flatnonzero(data.frame_images == 5)[0])
+    assert (data.frame_stamped[row], data.frame_used[row]) == (15, 15)
+    row = int(np.flatnonzero(data.frame_images == 16 + 5)[0])
+    assert data.frame_stamped[row] == 50 + 15
+    colors, depths = data.read_images(np.array([0, 16]))
+    assert colors[:, 0, 0, 0].tolist() == [0, 1]
+    assert depths[:, 0, 0] == pytest.approx([0.0, 1000 * DEPTH_UNIT])
+
+
+def test_streams_carry_on_where_they_stopped_and_see_everything():
+    data = Demonstrations([_episode(i, ticks=n) for i, n in enumerate((50, 37, 61))])
+    streams = Streams(data, batch=4, length=10, seed=3)
+    last, seen = np.full(4, -1), set()
+    for _ in range(60):
+        ticks, valid, fresh = streams.draw()
+        follows = ticks[:, 0] == last + 1
+        assert np.all(fresh | follows)
+        assert np.all(np.diff(ticks, axis=1)[valid[:, 1:]] == 1)
+        starts = np.isin(ticks[:, 0], data.bounds[:-1])
+        assert np.all(starts[fresh] | (last[fresh] < 0))
+        last = ticks[:, -1]
+        seen |= set(ticks[valid].tolist())
+    assert seen == set(range(data.ticks))
+
+
+def test_streams_go_on_from_a_saved_state():
+    data = Demonstrations([_episode(i) for i in range(3)])
+    one = Streams(data, batch=4, length=10, seed=3)
+    for _ in range(7):
+        one.draw()
+    other = Streams(data, batch=4, length=10, seed=3)
+    other.restore(one.state())
+    for _ in range(20):
+        for left, right in zip(one.draw(), other.draw(), strict=True):
+            assert np.array_equal(left, right)
+
+
+def test_split_keeps_episodes_whole_and_is_repeatable():
+    names = [f'e{i}' for i in range(20)]
+    learned, held = split_episodes(names, 0.1, seed=1)
+    assert len(held) == 2 and sorted(learned + held) == list(range(20))
+    assert (learned, held) == split_episodes(names, 0.1, seed=1)
+    assert split_episodes(names, 0.1, seed=2) != (learned, held)
+    assert split_episodes(['only'], 0.5, seed=0) == ([0], [])
+
+
+def test_depth_is_kept_to_a_tenth_of_a_millimetre():
+    depths = np.array([0.0, np.nan, np.inf, -1.0, 0.12345, 2.9999], np.float32)
+    back = store_depth(depths) * DEPTH_UNIT
+    assert back[:4].tolist() == [0, 0, 0, 0]
+    assert back[4:] == pytest.approx([0.12345, 2.9999], abs=DEPTH_UNIT / 2 + 1e-7)
+
+
+class _Read:
+    """What the bag reader gives, as far as the cache looks at it."""
+
+    def __init__(self, episode):
+        self.__dict__.update(episode.__dict__)
+        self.depths = episode.depths * np.float32(DEPTH_UNIT)
+        self.stamps = np.round(episode.times * 1e9).astype(np.int64) + 10**18
+        self.image_stamps = np.round(episode.image_times * 1e9).astype(np.int64) + 10**18
+
+
+def test_cache_gives_back_what_was_written(tmp_path):
+    episodes = [_episode(1), _episode(2, ticks=30)]
+    assert write_stored(map(_Read, episodes), tmp_path / 'bag') == 2
+    for stored, known in zip(load_stored(tmp_path / 'bag'), episodes, strict=True):
+        assert stored.name == known.name
+        for name in ('times', 'vectors', 'image_index', 'image_times', 'colors', 'depths',
+                     'actions', 'targets'):
+            np.testing.assert_allclose(getattr(stored, name), getattr(known, name), atol=1e-9)
+
+
+@pytest.mark.parametrize('change, text', [
+    ({'times': np.zeros(50)}, 'growing times'),
+    ({'times': np.zeros(1)}, 'at least 2 ticks'),
+    ({'actions': np.zeros((49, 1))}, 'expected 50 actions, came 49'),
+    ({'actions': np.full((50, 1), np.nan)}, 'finite actions.*50 of 50 ticks'),
+    ({'vectors': np.full((50, 2), np.inf)}, 'finite vectors'),
+    ({'image_index': np.full(50, 99)}, 'image indices'),
+    ({'depths': np.zeros((3, 4, 4), np.uint16)}, 'depths of shape'),
+])
+def test_episode_that_cannot_be_learned_from_is_refused(change, text):
+    with pytest.raises(ValueError, match=text):
+        StoredEpisode(**{**_episode(0).__dict__, **change})
+
+
+def test_no_episode_is_refused():
+    with pytest.raises(ValueError, match='at least one episode'):
+        Demonstrations([])
