@@ -21,6 +21,8 @@ from liquid_trainer.bag_file import Bag, BagError
 NANOSECONDS = 1_000_000_000
 # Stamps and receive times further apart than this come from different clocks (simulated time).
 CLOCKS_APART = 30 * NANOSECONDS
+# Stamps before 2001 are no date, they count simulated time.
+EARLIEST = 10**18
 # Pictures are kept at most this often [Hz]; an eye needs no more in a small animation.
 PICTURE_RATE = 10.0
 
@@ -179,8 +181,8 @@ class Run:
     :param path: the recording.
     :param start: time zero of plots and animation [ns].
     :param end: last time in the recording [ns].
-    :param simulated_time: whether stamps and receive times come from different clocks, so that
-        differences between them mean nothing.
+    :param simulated_time: whether stamps are of simulated time; differences between stamps and log
+        times then mean nothing.
     :param topics: what was recorded, by short name.
     :param positions: joint positions [rad].
     :param velocities: joint velocities [rad/s].
@@ -454,7 +456,8 @@ def _assemble(path: Path, collector: _Collector, notes: tuple[str, ...]) -> Run:
         path=path,
         start=int(times.min()),
         end=int(times.max()),
-        simulated_time=bool(apart) and float(np.median(apart)) > CLOCKS_APART,
+        simulated_time=int(times.min()) < EARLIEST
+        or bool(apart) and float(np.median(apart)) > CLOCKS_APART,
         topics=topics,
         positions=joints[0], velocities=joints[1], efforts=joints[2],
         safety=_safety_record(collector.safety),

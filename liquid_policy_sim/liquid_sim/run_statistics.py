@@ -287,7 +287,9 @@ def topic_figures(run: Run) -> list[TopicFigures]:
     counts = published_counts(run)
     figures = []
     for name, topic in run.topics.items():
-        stamps = topic.stamps[topic.stamps > 0] if topic.stamped else topic.received
+        # Every node stamps its diagnostics by its own clock.
+        own = topic.stamped and name != 'diagnostics'
+        stamps = topic.stamps[topic.stamps > 0] if own else topic.received
         lost = lost_by_count(stamps, counts[name]) if name in counts and topic.stamped else None
         counted = lost is not None
         if lost is None and name not in EVENTS and topic.stamped:

@@ -38,6 +38,7 @@ class Plan:
     :param pictures: whether images carry pixels worth looking at (slower).
     :param pose_error: estimated minus true position [m].
     :param namespace: in front of every topic.
+    :param start: first stamp [ns].
     """
 
     seconds: float = 2.0
@@ -49,6 +50,7 @@ class Plan:
     pictures: bool = False
     pose_error: tuple[float, float, float] = (0.003, 0.004, 0.0)
     namespace: str = ''
+    start: int = START
 
 
 def typestore():
@@ -130,7 +132,7 @@ def write(path: Path, plan: Plan | None = None,
     out = Recording(path, plan.namespace, storage)
     ticks = round(plan.seconds * 100)
     images = round(plan.seconds * 30)
-    image_stamps = [START + round(index * 1e9 / 30) for index in range(images)]
+    image_stamps = [plan.start + round(index * 1e9 / 30) for index in range(images)]
     for index, stamp in enumerate(image_stamps):
         if index in plan.lost_images:
             continue
@@ -153,7 +155,7 @@ def write(path: Path, plan: Plan | None = None,
     feature_ready = kept + (plan.image_delay + plan.feature_delay) * MS
     picked = 0
     for tick in range(ticks):
-        stamp = START + tick * 10 * MS
+        stamp = plan.start + tick * 10 * MS
         joint_came = stamp
         phase = 2 * np.pi * tick / 300
         position = np.array([np.sin(phase + joint) for joint in range(8)])
@@ -178,7 +180,7 @@ def write(path: Path, plan: Plan | None = None,
                       header=out.header(stamp), seen=picked + 1, picked=picked,
                       missed=0, belt_speed=0.1 + 0.05 * (tick % 400 > 200), part_mass=0.4,
                       holding=bool(tick % 100 > 80))
-    _published(out, image_stamps, ticks)
+    _published(out, plan, image_stamps, ticks)
     out.close()
     return SimpleNamespace(images=image_stamps, ticks=ticks, lost=len(plan.lost_images),
                            picked=picked)
@@ -213,10 +215,10 @@ def _step(out, plan, tick, stamp, joint_came, image, velocity):
               data=issued[:6])
 
 
-def _published(out, image_stamps, ticks):
+def _published(out, plan, image_stamps, ticks):
     """Write what the simulator says it published, at the start and at the end."""
-    for until, images, joints in ((START - 1, 0, 0),
-                                  (START + (ticks - 1) * 10 * MS, len(image_stamps), ticks)):
+    for until, images, joints in ((plan.start - 1, 0, 0),
+                                  (plan.start + (ticks - 1) * 10 * MS, len(image_stamps), ticks)):
         text = json.dumps({'until': until, 'camera/color/image_raw': images,
                            'joint_states': joints})
         said = {'simulator': {'info.published': text}}

@@ -109,6 +109,16 @@ def test_namespace_and_sqlite3_give_the_same_figures(run, tmp_path):
     assert run_table.text(run_table.blocks(other)) == run_table.text(run_table.blocks(run))
 
 
+def test_simulated_time_gives_no_date_and_no_latency_of_stamps(tmp_path):
+    synthetic_run.write(tmp_path / 'bag', synthetic_run.Plan(seconds=1.0, start=10**9))
+    run = read_run(tmp_path / 'bag')
+    assert run.simulated_time
+    names = [stage.name for stage in run_statistics.stages(run)]
+    assert 'camera: image stamp → image sent' not in names
+    text = report.page(run)
+    assert '1970' not in text and 'latencies are in simulated time' in text
+
+
 def test_page_is_complete_in_itself_and_holds_the_figures(run):
     text = report.page(run)
     assert not re.search(r'(src|href)="(?!data:)', text)
