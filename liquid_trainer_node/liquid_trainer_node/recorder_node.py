@@ -68,8 +68,8 @@ class RecorderNode(ManagedNode):
         self._subscriptions_by_topic: dict[str, tuple[Any, QoSProfile]] = {}
         self._wanted: dict[str, str | None] = {}
         self._lost: Counter[str] = Counter()
-        self._numbers: dict[str, int] = {}
-        self._publishers: dict[str, int] = {}
+        self._sequence_numbers: dict[str, int] = {}
+        self._publisher_counts: dict[str, int] = {}
 
     def configure(self) -> None:
         """Read the interface file and see that the folder can be made."""
@@ -109,7 +109,7 @@ class RecorderNode(ManagedNode):
         for subscription, _ in self._subscriptions_by_topic.values():
             self.destroy_subscription(subscription)
         self._subscriptions_by_topic.clear()
-        self._numbers.clear()
+        self._sequence_numbers.clear()
         bag, self._bag = self._bag, None
         if bag is None:
             return
@@ -131,7 +131,7 @@ class RecorderNode(ManagedNode):
         waiting = []
         for topic, kind in self._wanted.items():
             publishers = self.get_publishers_info_by_topic(topic)
-            self._publishers[topic] = len(publishers)
+            self._publisher_counts[topic] = len(publishers)
             types = {publisher.topic_type for publisher in publishers}
             if kind is not None and types - {kind}:
                 self.diagnostics.fault(f'type_of_{topic}', f'{topic}: expected {kind}, came '
@@ -184,11 +184,11 @@ class RecorderNode(ManagedNode):
 
     def _count_lost(self, topic: str, number: int | None) -> None:
         """Find what did not come, by the publisher's sequence numbers."""
-        if number is None or self._publishers.get(topic) != 1:
-            self._numbers.pop(topic, None)  # several publishers count each for itself
+        if number is None or self._publisher_counts.get(topic) != 1:
+            self._sequence_numbers.pop(topic, None)  # several publishers count each for itself
             return
-        last = self._numbers.get(topic)
-        self._numbers[topic] = number
+        last = self._sequence_numbers.get(topic)
+        self._sequence_numbers[topic] = number
         if last is not None and number > last + 1:
             self._lost[topic] += number - last - 1
             self.report(f'lost_{topic}', f'{topic}: {self._lost[topic]} messages did not arrive; '
