@@ -184,7 +184,7 @@ def page(run: Run, limits: DrawnLimits | None = None, notes: Sequence[str] = ())
     content = {
         'duration': run.duration,
         # The animation opens with the first part on the belt, not with an idle robot.
-        'begin': (int(first_parts[0]) - run.start) / 1e9 if first_parts.size else 0.0,
+        'begin': (int(first_parts[0]) - run.start) / 1e9 + 0.5 if first_parts.size else 0.0,
         'depth_caption': f'({near:g} m red to {far:g} m blue)',
         'pictures': _views(run),
         'bands': report_plots.bands(run),
