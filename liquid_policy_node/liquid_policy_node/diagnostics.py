@@ -71,7 +71,11 @@ class Rate:
 
 
 class Diagnostics:
-    """Collects a node's measurements and publishes them as `DiagnosticArray` at 1 Hz."""
+    """
+    Collects a node's measurements and publishes them as `DiagnosticArray` at 1 Hz.
+
+    Measurements may come from any thread.
+    """
 
     def __init__(self, node: Any, period: float = 1.0) -> None:
         """
@@ -127,17 +131,18 @@ class Diagnostics:
     def values(self) -> dict[str, str]:
         """All measurements as they are published."""
         now = self._clock.now().nanoseconds
-        result = {f'info.{name}': value for name, value in self._info.items()}
-        for name, rate in self._rates.items():
+        result = {f'info.{name}': value for name, value in list(self._info.items())}
+        for name, rate in list(self._rates.items()):
             result[f'{name}.rate_hz'] = f'{rate.hertz(now):.2f}'
             age = rate.age(now)
             if age is not None:
                 result[f'{name}.age_ms'] = f'{1e3 * age:.1f}'
-        for name, latencies in self._latencies.items():
+        for name, latencies in list(self._latencies.items()):
             for key, value in latencies.summary().items():
                 result[f'{name}.{key}'] = f'{value:.3f}'
-        result |= {f'count.{name}': str(value) for name, value in sorted(self._counts.items())}
-        result |= {f'fault.{name}': text for name, (_, text) in self._faults.items()}
+        counts = sorted(list(self._counts.items()))
+        result |= {f'count.{name}': str(value) for name, value in counts}
+        result |= {f'fault.{name}': text for name, (_, text) in list(self._faults.items())}
         return result | self._process(now)
 
     def _process(self, now: int) -> dict[str, str]:
@@ -156,9 +161,10 @@ class Diagnostics:
             name=self._node.get_fully_qualified_name().lstrip('/'), level=DiagnosticStatus.OK,
             message=getattr(self._node, 'state_label', ''),
             hardware_id=getattr(self._node, 'robot', ''))
-        if self._faults:
-            status.level = max(level for level, _ in self._faults.values())
-            status.message = '; '.join(text for _, text in self._faults.values())
+        faults = list(self._faults.values())
+        if faults:
+            status.level = max(level for level, _ in faults)
+            status.message = '; '.join(text for _, text in faults)
         status.values = [KeyValue(key=key, value=value) for key, value in self.values().items()]
         message = DiagnosticArray(status=[status])
         message.header.stamp = self._node.get_clock().now().to_msg()

@@ -201,7 +201,7 @@ class ManagedNode(LifecycleNode):
         return entities(state)
 
     def _set_niceness(self, niceness: int) -> None:
-        """Apply to all threads of usual niceness; Linux keeps it by thread, and DDS has its own."""
+        """Apply to all threads of usual niceness; Linux keeps it by thread, DDS has its own."""
         usual = os.getpriority(os.PRIO_PROCESS, 0)
         if niceness in (0, usual):
             return
