@@ -166,7 +166,8 @@ class Aligner:
         Call it after all sources of one message have been pushed.
         """
         ready = []
-        while self._ticks and (self._ended or self._ticks[0] + self._settle <= self._now):
+        while self._ticks and (self._ended or self._now is None
+                               or self._ticks[0] + self._settle <= self._now):
             ready.append(self._ticks.popleft())
         return ready
 
@@ -198,14 +199,14 @@ class Aligner:
                 ages[name] = (tick - oldest) / NANOSECONDS
             fresh = found is not None and tick - oldest <= source.max_age
             if name in self.interface.targets:
-                parts[name] = value if fresh else np.full(source.size, np.nan)
+                parts[name] = value if fresh else source.nothing
                 continue
             if not fresh:
                 stale.append(name)
             if name == FEATURES:
                 features, image_stamp = (value, stamp) if found is not None else (None, None)
             else:
-                parts[name] = value if found is not None else np.full(source.size, np.nan)
+                parts[name] = value if found is not None else source.nothing
             newest = max(newest, stamp if found is not None else 0)
         return Aligned(
             tick, _joined(parts, self.interface.observations), features, image_stamp,
@@ -292,6 +293,7 @@ class _Source:
     def __init__(self, name: str, spec: SourceSpec | FeatureSpec) -> None:
         self.name = name
         self.size = spec.size if isinstance(spec, SourceSpec) else None
+        self.nothing = np.full(self.size or 0, np.nan)
         self.latency = _ns(spec.latency)
         self.max_age = _ns(spec.max_age)
         self.reach = self.max_age + self.latency + _ns(2 / spec.rate)

@@ -142,13 +142,13 @@ def fill_message(spec: ActionSpec | SourceSpec, message: Any, values: np.ndarray
     :return: the message.
     :raises ValueError: for another number of values than the interface declares.
     """
-    values = [float(value) for value in values]
-    if len(values) != spec.size:
-        raise ValueError(f'{spec.name}: expected {spec.size} values, came {len(values)}')
+    numbers = [float(value) for value in values]
+    if len(numbers) != spec.size:
+        raise ValueError(f'{spec.name}: expected {spec.size} values, came {len(numbers)}')
     if spec.type == 'sensor_msgs/msg/JointState':
-        return _fill_joint_state(spec, message, values)
-    lists: dict[tuple[str, ...], dict[int, float]] = {}
-    for path, value in zip(map(_split, spec.fields), values, strict=True):
+        return _fill_joint_state(spec, message, numbers)
+    lists: dict[tuple[str | int, ...], dict[int, float]] = {}
+    for path, value in zip(map(_split, spec.fields), numbers, strict=True):
         *parents, last = path
         if isinstance(last, int):
             lists.setdefault(tuple(parents), {})[last] = value
@@ -157,11 +157,11 @@ def fill_message(spec: ActionSpec | SourceSpec, message: Any, values: np.ndarray
         if not hasattr(owner, last):
             raise MessageError(_no_field(spec, '.'.join(map(str, path)), message))
         setattr(owner, last, value)
-    for path, entries in lists.items():
-        *parents, last = path
+    for place, entries in lists.items():
+        *parents, last = place
         owner = _owner(spec, message, parents)
-        if not hasattr(owner, last):
-            raise MessageError(_no_field(spec, '.'.join(map(str, path)), message))
+        if not isinstance(last, str) or not hasattr(owner, last):
+            raise MessageError(_no_field(spec, '.'.join(map(str, place)), message))
         old = getattr(owner, last)
         content = [float(value) for value in old]
         content += [0.0] * (max(entries) + 1 - len(content))
@@ -218,7 +218,7 @@ def _number_at(spec: SourceSpec | ActionSpec, message: Any, path: str) -> float:
         try:
             value = value[part] if isinstance(part, int) else getattr(value, part)
         except IndexError:
-            raise MessageError(f'{spec.name} ({spec.topic}): expected at least {part + 1} values '
+            raise MessageError(f'{spec.name} ({spec.topic}): expected a value at {part} '
                                f'for {path}, came {len(value)}; the publisher sends another '
                                'number of values than the interface file declares') from None
         except (AttributeError, TypeError, KeyError):
@@ -278,6 +278,7 @@ def _as_rgb(encoding: str, pixels: np.ndarray) -> np.ndarray:
 
 
 def _clean_depth(spec: ImageSpec, depth: np.ndarray) -> np.ndarray:
+    assert spec.range is not None  # ImageSpec sees to that
     nearest, farthest = spec.range
     if spec.encoding == '16UC1':
         depth = depth * np.float32(1e-3)  # mm

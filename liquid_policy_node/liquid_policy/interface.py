@@ -78,8 +78,8 @@ class ImageSpec:
             _expect(self.unit == DEPTH_UNITS[self.encoding], 'unit',
                     f'{DEPTH_UNITS[self.encoding]!r} for {self.encoding}', self.unit)
             _expect(self.range is not None, 'range', '[nearest, farthest] in metres', self.range)
-            _check_range(self)
-            _expect(self.range[0] >= 0, 'range', 'a nearest distance of 0 m or more', self.range)
+            nearest, _ = _check_range(self)
+            _expect(nearest >= 0, 'range', 'a nearest distance of 0 m or more', self.range)
         else:
             _expect(self.unit is None, 'unit', 'no unit for a colour image', self.unit)
             _expect(self.range is None, 'range', 'no range for a colour image', self.range)
@@ -409,8 +409,9 @@ class Interface:
         if not self.images:
             _expect(self.features is None, 'features', 'no features without images', 'features')
             return
-        _expect(self.features is not None, 'features', 'what perception makes of the images',
-                'nothing')
+        if self.features is None:
+            raise InterfaceError('features: expected what perception makes of the images, came '
+                                 'nothing')
         chosen = self.features.images
         for name in chosen:
             _expect(name in self.images, 'features.images', f'names from {tuple(self.images)}',
@@ -609,14 +610,14 @@ def _check_topic(spec: Any, key: str = 'topic') -> None:
 
 def _check_numbers(spec: Any) -> None:
     """Check fields, units and names against each other; complete names."""
-    good = isinstance(spec.fields, tuple) and spec.fields
+    good = isinstance(spec.fields, tuple) and bool(spec.fields)
     _expect(good, 'fields', 'a list of at least one field', spec.fields)
     for path in spec.fields:
-        good = isinstance(path, str) and path and all(path.split('.'))
+        good = isinstance(path, str) and bool(path) and all(path.split('.'))
         _expect(good, 'fields', "dotted paths such as 'twist.linear.x' or 'data.0'", path)
         if spec.type == 'sensor_msgs/msg/JointState':
             head, _, joint = path.partition('.')
-            good = head in ('position', 'velocity', 'effort') and joint
+            good = head in ('position', 'velocity', 'effort') and bool(joint)
             _expect(good, 'fields', 'position.<joint>, velocity.<joint> or effort.<joint>', path)
     _expect(len(set(spec.fields)) == len(spec.fields), 'fields', 'each field once', spec.fields)
     good = isinstance(spec.units, tuple) and len(spec.units) == len(spec.fields)
@@ -644,11 +645,13 @@ def _check_not_negative(spec: Any, key: str) -> None:
     object.__setattr__(spec, key, float(value))
 
 
-def _check_range(spec: Any) -> None:
+def _check_range(spec: Any) -> tuple[float, float]:
     value = spec.range
     good = isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value))
     _expect(good and value[0] < value[1], 'range', 'two numbers, [lowest, highest]', value)
-    object.__setattr__(spec, 'range', (float(value[0]), float(value[1])))
+    low, high = float(value[0]), float(value[1])
+    object.__setattr__(spec, 'range', (low, high))
+    return low, high
 
 
 def _check_timing(spec: Any) -> None:

@@ -23,7 +23,7 @@ from rosbags.typesys import (
 )
 
 from . import mcap_file
-from .message_types import UnknownTypeError, message_types
+from .message_types import UnknownTypeError, message_types, part_of
 from .recording import bag_files
 
 ENDINGS = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd')
@@ -353,9 +353,8 @@ def _with_parts(store: Any, kind: str, found: dict[str, None] | None = None) -> 
     """Give a type and all it is made of."""
     found = {} if found is None else found
     found[kind] = None
-    for _, (_, detail) in store.fielddefs[kind][1]:
-        while isinstance(detail, tuple) and isinstance(detail[0], tuple):
-            detail = detail[0][1]
-        if isinstance(detail, str) and detail not in found:
-            _with_parts(store, detail, found)
+    for _, field in store.fielddefs[kind][1]:
+        part = part_of(field)
+        if part is not None and part not in found:
+            _with_parts(store, part, found)
     return found

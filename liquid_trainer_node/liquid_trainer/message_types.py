@@ -69,6 +69,14 @@ def new_message(store: Typestore, name: str, /, **values: Any) -> Any:
     return store.types[name](**fields)
 
 
+def part_of(kind: Any) -> str | None:
+    """Give the message type a field is made of, or None for numbers and text."""
+    node, detail = kind
+    if node in (Nodetype.ARRAY, Nodetype.SEQUENCE):
+        node, detail = detail[0]
+    return detail if node == Nodetype.NAME else None
+
+
 def _default(store: Typestore, kind: Any) -> Any:
     node, detail = kind
     if node == Nodetype.BASE:
@@ -100,11 +108,10 @@ def _collect(store: Typestore, name: str, found: dict[str, Any]) -> None:
     types = get_types_from_msg(path.read_text(encoding='utf-8'), name)
     found.update(types)
     for _, (_, fields) in types.items():
-        for _, (node, detail) in fields:
-            if node in (Nodetype.ARRAY, Nodetype.SEQUENCE):
-                node, detail = detail[0]
-            if node == Nodetype.NAME:
-                _collect(store, detail, found)
+        for _, kind in fields:
+            part = part_of(kind)
+            if part is not None:
+                _collect(store, part, found)
 
 
 def _places() -> list[Path]:
