@@ -87,21 +87,27 @@ def tiles(run: Run) -> str:
     total = sum(topic.messages for topic in topics)
     share = safety.interventions / safety.commands if safety.commands else float('nan')
     number = run_table.number
-    missed = 1 - parts.success
-    return ''.join([
-        _tile(f'{parts.picked} / {parts.picked + parts.missed}',
-              f'{parts.success:.0%}' if math.isfinite(parts.success) else '',
-              'parts picked, of those decided', _tone(missed, 0.201, 0.5)),
-        _tile(number(error.p50, 1, 1e3), 'mm', 'part position error, median',
-              _tone(error.p50, 0.015, 0.04)),
-        _tile(f'{number(latency.p50, 1, 1e3)} / {number(latency.p99, 1, 1e3)}', 'ms',
-              'image stamp to command, p50 / p99', _tone(latency.p99, LATENCY_BUDGET, 0.03)),
-        _tile(number(share, 1, 100), '%', f'commands changed by safety ({safety.interventions})',
-              _tone(share, 0.05, 0.25)),
-        _tile(f'{lost}', f'of {total:,}', 'messages lost',
-              _tone(lost / max(total, 1), 0.0005, 0.01)),
-        _tile(number(run.duration, 1), 's', 'recorded'),
-    ])
+    found = []
+    if len(run.conveyor):
+        found.append(_tile(f'{parts.picked} / {parts.picked + parts.missed}',
+                           f'{parts.success:.0%}' if math.isfinite(parts.success) else '',
+                           'parts picked, of those decided',
+                           _tone(1 - parts.success, 0.201, 0.5)))
+    if error.count:
+        found.append(_tile(number(error.p50, 1, 1e3), 'mm', 'part position error, median',
+                           _tone(error.p50, 0.015, 0.04)))
+    if latency.count:
+        found.append(_tile(f'{number(latency.p50, 1, 1e3)} / {number(latency.p99, 1, 1e3)}',
+                           'ms', 'image stamp to command, p50 / p99',
+                           _tone(latency.p99, LATENCY_BUDGET, 0.03)))
+    if safety.commands:
+        found.append(_tile(number(share, 1, 100), '%',
+                           f'commands changed by safety ({safety.interventions})',
+                           _tone(share, 0.05, 0.25)))
+    found.append(_tile(f'{lost}', f'of {total:,}', 'messages lost',
+                       _tone(lost / max(total, 1), 0.0005, 0.01)))
+    found.append(_tile(number(run.duration, 1), 's', 'recorded'))
+    return ''.join(found)
 
 
 def tables(blocks: Sequence[run_table.Block]) -> str:
@@ -193,11 +199,12 @@ def page(run: Run, limits: DrawnLimits | None = None, notes: Sequence[str] = ())
         'groups': report_plots.groups(run, limits or DrawnLimits(), LATENCY_BUDGET),
     }
     recorded = datetime.datetime.fromtimestamp(run.start / 1e9, datetime.timezone.utc)
-    versions = ', '.join(run.policy.versions) or 'none'
-    subtitle = [f'{run.path.name}, {run.duration:.1f} s, policy {versions}']
+    subtitle = [f'{run.path.name}, {run.duration:.1f} s']
+    if run.policy.versions:
+        subtitle[0] += f', policy {", ".join(run.policy.versions)}'
     if not run.simulated_time:
         subtitle[0] += f', recorded {recorded:%Y-%m-%d %H:%M} UTC'
-    title = 'Run of the liquid policy'
+    title = 'Run of the robot'
     replacements = {
         'STYLE': _asset('report.css'),
         'SCRIPT': _asset('report.js'),

@@ -11,7 +11,8 @@ import numpy as np
 from liquid_sim import run_statistics
 from liquid_sim.run_record import Run, Series
 
-BLUE, ORANGE, GREEN, GREY, RED = '#2464d6', '#e07a1f', '#14885a', '#9aa7b4', '#c4322b'
+BLUE, ORANGE, GREEN, GREY = '#2464d6', '#e07a1f', '#14885a', '#9aa7b4'
+RED, PURPLE = '#c4322b', '#8a4fbf'
 # Paul Tol's bright scheme and neighbours: told apart by colour-blind readers too.
 PALETTE = ('#4477aa', '#ee6677', '#228833', '#ccbb44', '#66ccee', '#aa3377', '#bbbbbb', '#222222')
 # A screen shows about 1300 pixels across; twice that keeps peaks when zoomed a little.
@@ -217,22 +218,27 @@ def sensible(run: Run, name: str) -> list[float] | None:
 
 def command_group(run: Run, limits: DrawnLimits) -> dict[str, Any] | None:
     """
-    Return proposed and issued command of each action, with limits and measured velocity.
+    Return what each action was proposed, issued, demonstrated and measured to be, with limits.
 
     :param run: what was recorded.
     :param limits: drawn as dashed lines.
     """
     plots: list[dict[str, Any]] = []
     seconds = run.seconds(run.safety.stamps)
-    joint_seconds = run.seconds(run.velocities.stamps)
-    for name in run.safety.issued.names:
+    for name in action_names(run):
         series = []
         if name in run.velocities.names:
-            series.append(line('measured', joint_seconds, run.velocities.column(name), GREEN,
+            series.append(line('measured', run.seconds(run.velocities.stamps),
+                               run.velocities.column(name), GREEN, width=1))
+        series += [line('demonstrated', run.seconds(part.stamps), part.column(name), PURPLE,
+                        width=1) for part in run.demonstrated.values() if name in part.names]
+        if name in run.safety.issued.names:
+            series.append(line('proposed', seconds, run.safety.proposed.column(name), ORANGE,
                                width=1))
-        series.append(line('proposed', seconds, run.safety.proposed.column(name), ORANGE,
-                           width=1))
-        series.append(line('issued', seconds, run.safety.issued.column(name), BLUE))
+            series.append(line('issued', seconds, run.safety.issued.column(name), BLUE))
+        else:
+            series += [line('issued', run.seconds(part.stamps), part.column(name), BLUE)
+                       for part in run.issued.values() if name in part.names]
         levels = []
         if name in limits.rate:
             levels = [{'y': limits.rate[name], 'name': 'limit'}, {'y': -limits.rate[name]}]
@@ -241,9 +247,22 @@ def command_group(run: Run, limits: DrawnLimits) -> dict[str, Any] | None:
                       'levels': levels, 'bands': list(BANDS)})
     if not plots:
         return None
-    return {'title': 'Commands: proposed, issued, measured', 'columns': 'three', 'plots': plots,
+    return {'title': 'Commands and what became of them', 'columns': 'three', 'plots': plots,
             'note': 'Shaded where the safety filter changed the proposal (limiting) or had none '
                     'it could use (braking). Drag to zoom all plots, double-click to zoom out.'}
+
+
+def action_names(run: Run) -> tuple[str, ...]:
+    """
+    Return the names of everything that was commanded, in order.
+
+    :param run: what was recorded.
+    """
+    if run.safety.issued.names:
+        return run.safety.issued.names
+    names = [name for part in (*run.issued.values(), *run.demonstrated.values())
+             for name in part.names]
+    return tuple(dict.fromkeys(names))
 
 
 def joint_group(run: Run, limits: DrawnLimits) -> dict[str, Any] | None:
@@ -256,7 +275,7 @@ def joint_group(run: Run, limits: DrawnLimits) -> dict[str, Any] | None:
     plots: list[dict[str, Any]] = []
     seconds = run.seconds(run.positions.stamps)
     for name in run.positions.names:
-        if name in run.safety.issued.names or 'wheel' not in name:
+        if name in action_names(run) or 'wheel' not in name:
             levels = [{'y': value, **({'name': 'limit'} if index == 0 else {})}
                       for index, value in enumerate(limits.position.get(name, ()))]
             plots.append({'kind': 'time', 'title': name, 'unit': 'rad', 'levels': levels,

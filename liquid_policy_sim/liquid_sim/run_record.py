@@ -187,6 +187,8 @@ class Run:
     :param positions: joint positions [rad].
     :param velocities: joint velocities [rad/s].
     :param efforts: joint efforts [N m].
+    :param issued: commands as the robot got them, one series per topic.
+    :param demonstrated: what a teacher commanded, one series per topic.
     :param safety: what the safety filter did.
     :param policy: what the policy proposed.
     :param estimate: what the policy believed, means.
@@ -208,6 +210,8 @@ class Run:
     positions: Series
     velocities: Series
     efforts: Series
+    issued: dict[str, Series]
+    demonstrated: dict[str, Series]
     safety: SafetyRecord
     policy: PolicyRecord
     estimate: Series
@@ -274,6 +278,7 @@ class _Collector:
     stamps: dict[str, list[int]] = field(default_factory=dict)
     received: dict[str, list[int]] = field(default_factory=dict)
     joints: list[tuple] = field(default_factory=list)
+    commands: dict[str, list[tuple]] = field(default_factory=dict)
     joint_names: tuple[str, ...] = ()
     safety: list[Any] = field(default_factory=list)
     policy: list[tuple] = field(default_factory=list)
@@ -308,6 +313,13 @@ class _Collector:
         rows = [np.asarray(values, float) if len(values) == len(names) else missing
                 for values in (message.position, message.velocity, message.effort)]
         self.joints.append((stamp, *rows))
+
+    def _command(self, topic: str, stamp: int, message: Any) -> None:
+        values = (message.data if hasattr(message, 'data')
+                  else [message.twist.linear.x, message.twist.angular.z])
+        rows = self.commands.setdefault(topic, [])
+        if not rows or len(rows[0][1]) == len(values):
+            rows.append((stamp, np.array(values, float)))
 
     def _safety(self, stamp: int, received: int, message: Any) -> None:
         self.safety.append((stamp, received, message))
@@ -367,7 +379,19 @@ class _Collector:
         self._picture('scene', stamp, lambda: bytes(message.data))
 
 
+def _take_command(topic: str) -> Callable[[_Collector, int, int, Any], None]:
+    return lambda collector, stamp, received, message: collector._command(topic, stamp, message)
+
+
+# What is told to the robot, and what a teacher told it: topic, and names of the values where
+# they are not those of the first joints.
+COMMANDS: dict[str, tuple[str, ...]] = {
+    'arm_velocity_controller/commands': (), 'gripper_controller/commands': ('suction',),
+    'base_controller/cmd_vel': ('base_v', 'base_w'), 'demonstration/arm_velocity': (),
+    'demonstration/gripper': ('suction',), 'demonstration/base': ('base_v', 'base_w'),
+}
 _TAKE: dict[str, Callable[[_Collector, int, int, Any], None]] = {
+    **{topic: _take_command(topic) for topic in COMMANDS},
     'joint_states': _Collector._joints,
     'safety_status': _Collector._safety,
     'action_distribution': _Collector._policy,
@@ -430,6 +454,19 @@ def _policy_record(rows: list[tuple], versions: list[str]) -> PolicyRecord:
                         np.array([row[4] for row in rows], int), tuple(versions))
 
 
+def _commands(collector: _Collector, prefix: str, wanted: bool) -> dict[str, Series]:
+    """Return the command topics whose names do, or do not, begin with a prefix."""
+    found = {}
+    for topic, rows in collector.commands.items():
+        if topic.startswith(prefix) == wanted:
+            width = len(rows[0][1])
+            names = COMMANDS[topic] or collector.joint_names[:width]
+            if len(names) != width:
+                names = tuple(f'{topic}.{index}' for index in range(width))
+            found[topic] = Series(_times(rows), _stack(rows, 1, width), names)
+    return found
+
+
 def _assemble(path: Path, collector: _Collector, notes: tuple[str, ...]) -> Run:
     topics = {
         name: Topic(topic, message_type, np.array(collector.stamps[name], np.int64),
@@ -460,6 +497,8 @@ def _assemble(path: Path, collector: _Collector, notes: tuple[str, ...]) -> Run:
         or bool(apart) and float(np.median(apart)) > CLOCKS_APART,
         topics=topics,
         positions=joints[0], velocities=joints[1], efforts=joints[2],
+        issued=_commands(collector, 'demonstration/', False),
+        demonstrated=_commands(collector, 'demonstration/', True),
         safety=_safety_record(collector.safety),
         policy=_policy_record(collector.policy, collector.versions),
         estimate=estimates[0],

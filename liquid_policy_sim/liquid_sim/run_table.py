@@ -92,6 +92,8 @@ def safety_block(run: Run) -> Block:
     :param run: what was recorded.
     """
     figures = run_statistics.safety_figures(run)
+    if not run.safety.stamps.size:
+        return Block('Safety', (), ())
     share = figures.interventions / figures.commands if figures.commands else float('nan')
     rows = [('commands issued', f'{figures.commands}'),
             ('interventions', f'{figures.interventions} ({number(share, 1, 100)} %)'),

@@ -132,8 +132,8 @@ def test_page_is_complete_in_itself_and_holds_the_figures(run):
     assert [len(data['bands'][name]['spans']) for name in ('limiting', 'braking')] == [30, 0]
     plots = {(group['title'].split(':')[0], plot['title']): plot
              for group in data['groups'] for plot in group['plots']}
-    issued = next(line for line in plots['Commands', 'elbow_joint']['series']
-                  if line['name'] == 'issued')
+    commands = plots['Commands and what became of them', 'elbow_joint']['series']
+    issued = next(line for line in commands if line['name'] == 'issued')
     assert numbers(issued['y']) == pytest.approx(run.safety.issued.column('elbow_joint'),
                                                  abs=1e-6)
     share = next(line for line in plots['Latency', 'share of messages below']['series']
@@ -200,6 +200,29 @@ def test_recording_without_robot_topics_still_gives_a_page(tmp_path):
     out.close()
     text = report.page(read_run(tmp_path / 'bag'))
     assert 'Joint positions' in text
+
+
+def test_demonstrations_are_drawn_without_a_safety_node(tmp_path):
+    out = synthetic_run.Recording(tmp_path / 'bag')
+    for tick in range(50):
+        stamp = 10**18 + tick * 10**7
+        out.write('joint_states', stamp, 'sensor_msgs/msg/JointState', header=out.header(stamp),
+                  name=['first', 'second'], position=np.zeros(2), velocity=np.full(2, 0.2))
+        out.write('demonstration/arm_velocity', stamp, 'std_msgs/msg/Float64MultiArray',
+                  data=np.array([0.1 * tick, 0.0]))
+        twist = out.make('geometry_msgs/msg/Twist', linear=out.make(
+            'geometry_msgs/msg/Vector3', x=0.3))
+        out.write('demonstration/base', stamp, 'geometry_msgs/msg/TwistStamped',
+                  header=out.header(stamp), twist=twist)
+    out.close()
+    groups = content(report.page(read_run(tmp_path / 'bag')))['groups']
+    plots = {plot['title']: plot for group in groups for plot in group['plots']
+             if group['title'].startswith('Commands')}
+    assert list(plots) == ['first', 'second', 'base_v', 'base_w']
+    shown = {line['name']: numbers(line['y']) for line in plots['first']['series']}
+    assert shown['demonstrated'] == pytest.approx(0.1 * np.arange(50), abs=1e-6)
+    assert shown['measured'] == pytest.approx(np.full(50, 0.2))
+    assert numbers(plots['base_v']['series'][0]['y']) == pytest.approx(np.full(50, 0.3))
 
 
 def test_recording_cut_off_by_a_crash_is_reported_as_far_as_it_goes(recording, tmp_path):

@@ -39,6 +39,12 @@ def test_jitter_is_no_loss():
     assert statistics.lost_by_stamps(np.arange(200) * 10 * MS + jitter) == 0
 
 
+def test_camera_on_a_coarser_clock_is_periodic():
+    stamps = np.cumsum([0] + [30, 30, 40] * 30) * MS
+    assert statistics.lost_by_stamps(stamps) == 0
+    assert statistics.lost_by_stamps(np.delete(stamps, [10, 20, 21])) == 3
+
+
 def test_topic_that_speaks_when_it_wants_has_no_known_losses():
     stamps = np.cumsum(np.random.default_rng(0).exponential(7 * MS, 300)).astype(int)
     assert statistics.lost_by_stamps(stamps) is None

@@ -471,7 +471,7 @@ function buildPlayer() {
   const pictures = element('div', { class: 'player' });
   const views = element('div', { class: 'views' });
   for (const figure of [color, depth]) if (figure) views.append(figure);
-  if (scene) pictures.append(scene);
+  if (scene) pictures.append(scene); else pictures.classList.add('flat');
   if (views.children.length) pictures.append(views);
   if (!pictures.children.length) pictures.append(
     element('p', { class: 'note' }, 'No pictures were recorded.'));
