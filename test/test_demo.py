@@ -70,6 +70,37 @@ def test_demo_picks_a_part_and_leaves_table_recording_and_report(tmp_path):
     assert {path.stem for path in (output / 'logs').iterdir()} >= {'simulator', 'safety'}
 
 
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    """Path of a checkpoint: an untrained one, since what is tested are the nodes around it."""
+    pytest.importorskip('torch')
+    sys.path.insert(0, str(ROOT / 'liquid_policy_node' / 'test'))
+    from untrained_policy import untrained_checkpoint
+    path = tmp_path_factory.mktemp('checkpoints') / 'untrained.safetensors'
+    untrained_checkpoint().save(path)
+    return path
+
+
+def test_learned_policy_is_timed_from_image_to_command(tmp_path, checkpoint):
+    output = tmp_path / 'out'
+    process = start('--checkpoint', str(checkpoint), '--seconds', '5', '--output', str(output))
+    printed, _ = process.communicate(timeout=PATIENCE)
+    # An untrained policy picks nothing, and the demo says so.
+    assert process.returncode == 1 and 'error: no part was picked' in printed, printed
+    number = r'[\d.,]+'
+    for row in (rf'perception: image → features +{number} +{number} +{number}',
+                rf'policy: joint state → action distribution +{number} +{number} +{number}',
+                rf'image stamp → command on the wire +{number} +{number} +{number}',
+                rf'perception: encode one image +{number} +{number}',
+                rf'policy: one step +{number} +{number}',
+                rf'part position error p50 / p99 \[mm\] +{number} / {number}',
+                rf'perception \+ policy \+ safety +{number} +{number}'):
+        assert re.search(row, printed), f'no row {row!r} in\n{printed}'
+    run = read_run(output / 'recording')
+    assert run.policy.weights.sum(axis=1) == pytest.approx(1.0, abs=1e-4)
+    assert run.estimate.names == ('part_x', 'part_y', 'part_z', 'part_speed')
+
+
 def test_interrupt_reports_on_what_was_recorded_so_far(tmp_path):
     process = start('--expert', '--output', str(tmp_path / 'out'))
     read_until(process, 'parts: seen')
