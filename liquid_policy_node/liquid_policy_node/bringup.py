@@ -121,17 +121,21 @@ def complete(given: Mapping[str, str], scenario: str = 'manipulator') -> dict[st
     return values
 
 
-def environment() -> dict[str, str]:
+def environment(sends_images: bool = True) -> dict[str, str]:
     """
-    Variables every node needs.
+    Variables a node needs.
 
-    Fast DDS's defaults lose most images; the shipped profile gives it a shared-memory segment that
-    holds them. A profile the user has set stays.
+    Fast DDS's defaults lose most images; the shipped profile gives a node that sends them a
+    shared-memory segment that holds them. A profile of the user's own stays.
+
+    :param sends_images: False for the profile with a small segment.
     """
     keys = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
-    if any(os.environ.get(key) for key in keys):
+    config = share() / 'config'
+    shipped = config / 'fastdds.xml'
+    if any(not _same(path, shipped) for path in map(os.environ.get, keys) if path):
         return {}
-    return dict.fromkeys(keys, str(share() / 'config' / 'fastdds.xml'))
+    return dict.fromkeys(keys, str(shipped if sends_images else config / 'fastdds_small.xml'))
 
 
 def nodes(
@@ -151,14 +155,13 @@ def nodes(
     with open(find_parameters(values['robot']), encoding='utf-8') as file:
         configured = yaml.safe_load(file) or {}
     simulated = values['use_sim_time'] == 'true'
-    variables = environment()
 
     def spec(package: str, executable: str, name: str, stage: int = 0, **parameters: Any):
         own = configured.get(name, {}).get('ros__parameters', {})
         return NodeSpec(
             package, executable, name, values['namespace'],
-            {**own, 'use_sim_time': simulated, **parameters}, values['log_level'], variables,
-            stage)
+            {**own, 'use_sim_time': simulated, **parameters}, values['log_level'],
+            environment(executable == 'sim_node'), stage)
 
     robot = str(interface_path)
     description = find_description(interface.description, interface_path)
@@ -194,6 +197,14 @@ def _folder(record: str) -> str:
     if record == 'true':
         return str(Path.cwd() / 'recordings' / datetime.now().strftime('%Y-%m-%d_%H-%M-%S'))
     return str(Path(record).expanduser().absolute())
+
+
+def _same(path: str, shipped: Path) -> bool:
+    """Whether a file is the shipped one, or a copy of it."""
+    try:
+        return Path(path).read_bytes() == shipped.read_bytes()
+    except OSError:
+        return False
 
 
 def _installed(package: str) -> bool:

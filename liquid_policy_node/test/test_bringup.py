@@ -93,9 +93,15 @@ def test_the_transport_profile_is_set_unless_the_user_has_one(model, monkeypatch
     """Every node of every start path gets it."""
     monkeypatch.delenv('FASTRTPS_DEFAULT_PROFILES_FILE', raising=False)
     monkeypatch.delenv('FASTDDS_DEFAULT_PROFILES_FILE', raising=False)
-    for spec in bringup.nodes({'checkpoint': model}):
-        path = Path(spec.environment['FASTRTPS_DEFAULT_PROFILES_FILE'])
-        assert path.name == 'fastdds.xml' and 'segment_size' in path.read_text()
+    used = {spec.name: Path(spec.environment['FASTRTPS_DEFAULT_PROFILES_FILE'])
+            for spec in bringup.nodes({'checkpoint': model})}
+    assert used['simulator'].name == 'fastdds.xml'
+    assert used['safety'].name == used['perception'].name == 'fastdds_small.xml'
+    assert all('segment_size' in path.read_text() for path in used.values())
+    # A shell that has the shipped profile for camera drivers changes nothing.
+    monkeypatch.setenv('FASTRTPS_DEFAULT_PROFILES_FILE', str(used['simulator']))
+    specs = {spec.name: spec for spec in bringup.nodes({'checkpoint': model})}
+    assert specs['policy'].environment['FASTRTPS_DEFAULT_PROFILES_FILE'].endswith('small.xml')
     monkeypatch.setenv('FASTRTPS_DEFAULT_PROFILES_FILE', '/own.xml')
     assert not any(spec.environment for spec in bringup.nodes({'checkpoint': model}))
 

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PROFILE = REPOSITORY / 'config' / 'fastdds.xml'
+PROFILE = REPOSITORY / 'config' / 'fastdds.xml'  # of the sender
+SMALL = REPOSITORY / 'config' / 'fastdds_small.xml'  # of the receiver
 RESULTS = Path(__file__).parent / 'results' / 'transport_loss.jsonl'
 
 
@@ -80,13 +81,13 @@ def measure(width: int, height: int, rate: float, count: int, profile: bool) -> 
                                   'FASTDDS_DEFAULT_PROFILES_FILE')}
     environment |= {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
                     'ROS_DOMAIN_ID': str(20 + os.getpid() % 80)}
-    if profile:
-        environment['FASTRTPS_DEFAULT_PROFILES_FILE'] = str(PROFILE)
+    profiles = [{'FASTRTPS_DEFAULT_PROFILES_FILE': str(path)} if profile else {}
+                for path in (SMALL, PROFILE)]
     shared = [sys.executable, __file__, '--width', str(width), '--height', str(height),
               '--rate', str(rate), '--count', str(count)]
-    receiver = subprocess.Popen([*shared, '--role', 'receive'], env=environment,
+    receiver = subprocess.Popen([*shared, '--role', 'receive'], env=environment | profiles[0],
                                 stdout=subprocess.PIPE, text=True)
-    sender = subprocess.Popen([*shared, '--role', 'send'], env=environment)
+    sender = subprocess.Popen([*shared, '--role', 'send'], env=environment | profiles[1])
     sender.wait(timeout=120.0 + 2 * count / rate)
     receiver.terminate()  # it prints what it has
     output, _ = receiver.communicate(timeout=30.0)
