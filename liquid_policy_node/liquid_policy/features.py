@@ -1,4 +1,4 @@
-"""Image features: MobileNetV2 with depth as a fourth channel, and key points read from its maps."""
+"""Image features: MobileNetV2 with depth as a fourth channel, and key points from its maps."""
 
 from __future__ import annotations
 
@@ -26,12 +26,34 @@ def _divisible(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def _convolution(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1):
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, size, stride, (size - 1) // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU6(inplace=True),
-    )
+def _normalised(x: Tensor, layer: nn.Module, norm: nn.Module) -> Tensor:
+    """
+    Return batch norm after a convolution; with fixed statistics, as one convolution.
+
+    Folding costs nothing next to a map, and saves half of the time of fine-tuning, where the
+    statistics stay as they are.
+    """
+    if norm.training:
+        return norm(layer(x))
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return functional.conv2d(x, layer.weight * scale[:, None, None, None],
+                             norm.bias - norm.running_mean * scale, layer.stride, layer.padding,
+                             layer.dilation, layer.groups)
+
+
+class Convolution(nn.Sequential):
+    """Convolution, batch norm, ReLU6; named as torchvision's Conv2dNormActivation."""
+
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1):
+        super().__init__(
+            nn.Conv2d(inputs, outputs, size, stride, (size - 1) // 2, groups=groups, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU6(inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output."""
+        return self[2](_normalised(x, self[0], self[1]))
 
 
 class InvertedResidual(nn.Module):
@@ -40,9 +62,9 @@ class InvertedResidual(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int):
         super().__init__()
         hidden = inputs * expansion
-        layers = [] if expansion == 1 else [_convolution(inputs, hidden, 1)]
+        layers = [] if expansion == 1 else [Convolution(inputs, hidden, 1)]
         layers += [
-            _convolution(hidden, hidden, 3, stride, groups=hidden),
+            Convolution(hidden, hidden, 3, stride, groups=hidden),
             nn.Conv2d(hidden, outputs, 1, bias=False),
             nn.BatchNorm2d(outputs),
         ]
@@ -51,7 +73,11 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output, `(batch, outputs, height / stride, width / stride)`."""
-        return x + self.conv(x) if self._residual else self.conv(x)
+        y = x
+        for layer in self.conv[:-2]:
+            y = layer(y)
+        y = _normalised(y, self.conv[-2], self.conv[-1])
+        return x + y if self._residual else y
 
 
 def image_tensors(color: Tensor, depth: Tensor, depth_limit: float) -> tuple[Tensor, Tensor]:
@@ -65,9 +91,10 @@ def image_tensors(color: Tensor, depth: Tensor, depth_limit: float) -> tuple[Ten
     :return: network input `(batch, 4, height, width)`, and depth with 0 where it was not
         measured [m], `(batch, 1, height, width)`.
     """
-    mean = color.new_tensor(_COLOR_MEAN, dtype=torch.float32)
-    scale = color.new_tensor(_COLOR_SCALE, dtype=torch.float32)
-    normal = (color.to(torch.float32) / 255.0 - mean) / scale
+    scale = [1.0 / (255.0 * scale) for scale in _COLOR_SCALE]
+    shift = [-mean / scale for mean, scale in zip(_COLOR_MEAN, _COLOR_SCALE, strict=True)]
+    color = color.to(torch.float32)
+    normal = torch.addcmul(color.new_tensor(shift), color, color.new_tensor(scale))
     # Not measured is NaN, infinite or not positive; a comparison with NaN is false.
     measured = (depth > 0.0) & (depth < 1e6)
     metres = torch.where(measured, depth, torch.zeros_like(depth)).clamp(0.0, depth_limit)
@@ -91,7 +118,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.settings = settings = settings or EncoderSettings()
         channels = _divisible(32 * settings.width)
-        layers: list[nn.Module] = [_convolution(4, channels, 3, 2)]
+        layers: list[nn.Module] = [Convolution(4, channels, 3, 2)]
         outputs = [channels]
         for expansion, base, repeats, stride in _STAGES:
             after = _divisible(base * settings.width)
@@ -101,14 +128,14 @@ class Encoder(nn.Module):
                 channels = after
                 outputs.append(channels)
         deep = _divisible(1280 * max(1.0, settings.width))
-        layers.append(_convolution(channels, deep, 1))
+        layers.append(Convolution(channels, deep, 1))
         self.features = nn.Sequential(*layers)
         self.laterals = nn.ModuleList(
             nn.Conv2d(outputs[tap], settings.merged, 1, bias=False) for tap in _TAPS)
         self.merge = nn.Sequential(
             nn.BatchNorm2d(settings.merged),
             nn.ReLU6(inplace=True),
-            _convolution(settings.merged, settings.merged, 3, groups=settings.merged),
+            Convolution(settings.merged, settings.merged, 3, groups=settings.merged),
             nn.Conv2d(settings.merged, settings.points, 1),
         )
         self.pooled = nn.Linear(deep, settings.size - 3 * settings.points)

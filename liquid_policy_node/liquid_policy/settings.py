@@ -34,7 +34,7 @@ class EncoderSettings:
 
     def __post_init__(self):
         _require(0.1 <= self.width <= 2.0, 'encoder.width', self.width, '0.1 to 2.0')
-        _require(0 < self.points and 3 * self.points < self.size, 'encoder.points', self.points,
+        _require(self.points > 0 and 3 * self.points < self.size, 'encoder.points', self.points,
                  f'1 to {(self.size - 1) // 3} for {self.size} features')
         _require(self.merged > 0, 'encoder.merged', self.merged, 'a positive number')
         for name in ('height', 'width_pixels'):

@@ -26,7 +26,8 @@ INTERFACE = Path(__file__).parents[2] / 'config' / 'manipulator.interface.yaml'
 def checkpoint():
     rng = np.random.default_rng(0)
     return Checkpoint(version='test-1', settings={'core': {'kind': 'cfc'}},
-                      interface=load_interface(INTERFACE), card={'seed': 3, 'held_out': {'a': 1.5}},
+                      interface=load_interface(INTERFACE),
+                      card={'seed': 3, 'held_out': {'a': 1.5}},
                       weights={'a': rng.normal(size=(3, 2)).astype(np.float32),
                                'b': np.array(7, np.int64)},
                       exports={'step.onnx': b'\x08\x07onnx'})

@@ -20,6 +20,12 @@ from liquid_trainer.windows import Demonstrations, Streams
 _LEAST = {'rad/s': 0.1, 'm/s': 0.05, 'rad': 0.05, 'm': 0.02, '1': 0.25}
 
 
+# Share of the frames stage after which batch norm's statistics are fixed.
+_NORM_FIXED = 0.6
+# The first key point's map may cover a part: half of its size, and a cell of the map [m].
+_LEAST_REACH = 0.03
+
+
 class FrameHead(nn.Module):
     """
     What a single image is asked during learning: where the part is, and what to do now.
@@ -41,17 +47,17 @@ class FrameHead(nn.Module):
                                      nn.Linear(96, actions))
         self.where = list(where) if len(where) == 3 else []
         self.camera = nn.Linear(3, 3)
-        self.register_buffer('reach', torch.tensor(1.0))
+        self.register_buffer('reach', torch.tensor(0.5))
+        self.register_buffer('fitted', torch.tensor(False))
 
-    def loss(self, features: Tensor, vector: Tensor, targets: Tensor, actions: Tensor,
-             attention: Tensor, cells: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, features: Tensor, vector: Tensor, targets: Tensor,
+             actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """
-        Return the loss and its parts; everything but `cells` is normalised.
+        Return the loss and its parts; everything is normalised.
 
         :param targets: NaN where absent, `(batch, targets)`.
-        :param attention: of the encoder's `look`, `(batch, points, cells)`.
-        :param cells: likewise, `(batch, 3, cells)`.
         """
+        self.fitted.fill_(True)
         known = torch.isfinite(targets)
         mean = self.targets(features)
         error = torch.where(known, targets, mean.detach()) - mean
@@ -61,29 +67,35 @@ class FrameHead(nn.Module):
         there = functional.binary_cross_entropy_with_logits(self.present(features), known.float())
         act = functional.smooth_l1_loss(self.actions(torch.cat((features, vector), 1)), actions,
                                         beta=0.2)
-        loss = where + 0.1 * there + 0.3 * act
-        parts = {'where': where, 'there': there, 'act': act}
-        if self.where and bool((seen := known[:, self.where].all(1)).any()):
-            parts['look'] = self._look(attention[seen, 0], cells[seen],
-                                       targets[seen][:, self.where])
-            loss = loss + parts['look']
-        return loss, parts
+        return where + 0.1 * there + 0.3 * act, {'where': where, 'there': there, 'act': act}
 
-    def _look(self, attention: Tensor, cells: Tensor, position: Tensor) -> Tensor:
-        """Return how badly the first map looks at the part, and how badly the camera is known."""
+    def look(self, attention: Tensor, cells: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
+        """
+        Return how badly the first map looks at the part, and how badly the camera is known.
+
+        :param attention: of the encoder's `look`, `(batch, points, cells)`.
+        :param cells: likewise, `(batch, 3, cells)`.
+        :param targets: normalised, NaN where absent, `(batch, targets)`.
+        :param scale: metres per normalised unit, `(targets,)`.
+        """
+        position, scale = targets[:, self.where], scale[self.where]
+        seen = torch.isfinite(position).all(1)
+        if not bool(seen.any()):
+            return attention.new_zeros(())
+        attention, cells, position = attention[seen, 0], cells[seen], position[seen]
         point = torch.matmul(cells, attention.unsqueeze(-1)).squeeze(-1)
-        error = (self.camera(point) - position).abs().sum(1)
+        error = (self.camera(point) - position).abs()
         with torch.no_grad():
-            self.reach.lerp_(error.median(), 0.05)
-            reach = self.reach.clamp(0.08, 1.0)
+            self.reach.lerp_((error * scale).square().sum(1).sqrt().median(), 0.05)
+            reach = self.reach.clamp(_LEAST_REACH, 0.3)
             placed = self.camera(cells.transpose(1, 2))                    # (batch, cells, 3)
-            distance = (placed - position.unsqueeze(1)).square().sum(-1)
+            distance = ((placed - position.unsqueeze(1)) * scale).square().sum(-1)
             near = torch.exp(-0.5 * distance / reach.square()) * (cells[:, 2] > 0)
             # A part that is hidden or out of view has no cell to look at.
             visible = (near.max(1).values > 0.3).float()
         hit = -torch.log((attention * near).sum(1) + 1e-3)
-        return (hit * visible).mean() * 0.1 + functional.smooth_l1_loss(
-            error, torch.zeros_like(error), beta=0.05) * 0.3
+        camera = functional.smooth_l1_loss(error, torch.zeros_like(error), beta=0.05)
+        return 0.15 * (hit * visible).mean() + camera
 
 
 def fit_scaling(policy: Policy, data: Demonstrations, action_units: tuple[str, ...],
@@ -176,7 +188,8 @@ class Learner:
         rest = [*policy.core.parameters(), *policy.head.parameters(),
                 *policy.estimate.parameters()]
         trained = {'frames': [(encoder, settings.frame_rate)],
-                   'core': [(rest, settings.core_rate)],
+                   'core': [(rest, settings.core_rate),
+                            ([*self.frame_head.parameters()], settings.core_rate)],
                    'joint': [(encoder, settings.joint_rate), (rest, 2 * settings.joint_rate)]}
         for parameter in encoder + rest:
             parameter.requires_grad_(False)
@@ -211,6 +224,7 @@ class Learner:
         stage = STAGES.index(self.stage)
         self._rng = np.random.default_rng((self.settings.seed, stage, self.step_count))
         self._generator = torch.Generator().manual_seed(int(self._rng.integers(1 << 62)))
+        self._progress = progress
         rate = self._schedule(progress)
         for group in self.optimizer.param_groups:
             group['lr'] = group['full_rate'] * rate
@@ -249,13 +263,23 @@ class Learner:
 
     def _frames_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         policy, data = self.policy, self.data
-        policy.encoder.train()
+        # Late in the stage batch norm keeps its statistics: without their noise the last
+        # millimetres are learned, and a step takes two thirds of the time.
+        policy.encoder.train(self._progress < _NORM_FIXED)
         rows = self._rng.integers(0, len(data.frame_images), self.settings.frame_batch)
         color, depth = map(torch.from_numpy, data.read_images(data.frame_images[rows]))
         color, depth = augment_images(color, depth, self._generator)
-        return self._frame_terms(*policy.encoder.look(color, depth), rows)
+        features, attention, cells = policy.encoder.look(color, depth)
+        loss, parts = self._frame_terms(features, rows)
+        if self.frame_head.where:
+            targets = policy.target_scaling(
+                torch.from_numpy(data.targets[data.frame_stamped[rows]]))
+            parts['look'] = self.frame_head.look(attention, cells, targets,
+                                                 policy.target_scaling.scale)
+            loss = loss + parts['look']
+        return loss, parts
 
-    def _frame_terms(self, features: Tensor, attention: Tensor, cells: Tensor, rows: np.ndarray):
+    def _frame_terms(self, features: Tensor, rows: np.ndarray):
         data, policy = self.data, self.policy
         size = policy.settings.encoder.size
         used = data.frame_used[rows]
@@ -263,7 +287,7 @@ class Learner:
             / policy.input_scaling.scale[size:]
         targets = policy.target_scaling(torch.from_numpy(data.targets[data.frame_stamped[rows]]))
         actions = policy.action_scaling(torch.from_numpy(data.actions[used]))
-        return self.frame_head.loss(features, vector, targets, actions, attention, cells)
+        return self.frame_head.loss(features, vector, targets, actions)
 
     def _window_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         policy, data, settings, rng = self.policy, self.data, self.settings, self._rng
@@ -271,7 +295,10 @@ class Learner:
         images = self._held_images(data.images[ticks], fresh)
         if self.stage == 'core':
             features = self._stored_features(images)
-            extra, parts = torch.zeros(()), {}
+            # The encoder rests, so this keeps the single-image heads fitting and does no more.
+            rows = rng.integers(0, len(data.frame_images), 256)
+            extra, parts = self._frame_terms(
+                torch.from_numpy(self.features[0][data.frame_images[rows]]), rows)
         else:
             features, extra, parts = self._encoded_features(images)
         vectors = torch.from_numpy(data.vectors[ticks])
@@ -295,7 +322,7 @@ class Learner:
         nll, estimate = self._head_losses(mixture, mean, scale, at)
         balance = policy.head.balance(mixture)
         loss = (nll + settings.estimate_weight * estimate + settings.balance_weight * balance
-                + settings.frame_weight * extra)
+                + (1.0 if self.stage == 'core' else settings.frame_weight) * extra)
         return loss, {'nll': nll, 'estimate': estimate, 'balance': balance, **parts}
 
     def _head_losses(self, mixture, mean: Tensor, scale: Tensor, ticks: np.ndarray):
@@ -342,13 +369,12 @@ class Learner:
         policy.encoder.eval()
         color, depth = augment_images(*map(torch.from_numpy, data.read_images(numbers)),
                                       self._generator)
-        features, attention, cells = policy.encoder.look(color, depth)
+        features = policy.encoder(color, depth)
         rows = np.searchsorted(data.frame_images, numbers)
         rows = np.minimum(rows, len(data.frame_images) - 1)
         known = data.frame_images[rows] == numbers
         extra, parts = torch.zeros(()), {}
-        if known.any():
-            chosen = torch.from_numpy(known)
-            extra, parts = self._frame_terms(features[chosen], attention[chosen], cells[chosen],
-                                             rows[known])
+        # A head that has learned nothing yet would teach the encoder nonsense.
+        if known.any() and bool(self.frame_head.fitted):
+            extra, parts = self._frame_terms(features[torch.from_numpy(known)], rows[known])
         return features[torch.from_numpy(where.reshape(images.shape))], extra, parts

@@ -81,7 +81,7 @@ def load_learner(path: str | Path, learner: Learner) -> dict[str, Any]:
     learner.step_count = meta['step']
     learner.policy.load_state_dict(named('policy/'))
     learner.average = named('average/')
-    learner.frame_head.load_state_dict(named('frame_head/'))
+    learner.frame_head.load_state_dict(named('frame_head/'), strict=False)
     state = learner.optimizer.state_dict()
     for name, value in named('optimizer/').items():
         index, slot = name.split('/')

@@ -62,20 +62,20 @@ class Training:
         tick = 1.0 / interface.rate
         self.data = Demonstrations([episodes[i] for i in learned], tick)
         self.held = Demonstrations([episodes[i] for i in held], tick) if held else None
-        self.learner = Learner(policy, self.data, settings, [
-            index for index, unit in enumerate(interface.target_units) if unit == 'm'])
         self.scores: dict[str, float] = {}
         self._spent = 0.0           # of the stage [s]
         self._before = 0.0          # of the stages before it [s]
         self._first: str | None = STAGES[0]
         self._scaled = scaled
         self._best: tuple[float, dict[str, torch.Tensor]] | None = None
+        if not (resume or scaled):
+            fit_scaling(policy, self.data, interface.action_units, interface.target_units)
+        self.learner = Learner(policy, self.data, settings, [
+            index for index, unit in enumerate(interface.target_units) if unit == 'm'])
         if resume:
             extra = load_learner(self._resume_path, self.learner)
             self._first, self._spent = extra['next'], extra['spent']
             self._before, self.scores = extra['before'], extra['scores']
-        elif not scaled:
-            fit_scaling(policy, self.data, interface.action_units, interface.target_units)
         self.progress = Progress(output, append=resume, quiet=quiet)
 
     @property
@@ -370,6 +370,8 @@ def main(argv: list[str] | None = None) -> int:
             settings = LearningSettings(**{
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in kept.items()})
+            if arguments.stage_minutes:     # more time than it was given at first
+                settings = dataclasses.replace(settings, minutes=arguments.settings.minutes)
         path = Training(episodes, interface, policy, settings, arguments.output,
                         arguments.resume, arguments.quiet, arguments.init is not None).run()
     except (ValueError, OSError) as error:

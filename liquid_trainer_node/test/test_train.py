@@ -1,0 +1,139 @@
+"""The train command: a checkpoint comes out, a kill costs nothing, mistakes are named."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch')
+sys.path.insert(0, str(Path(__file__).parent))
+
+from synthetic import follow_episode  # noqa: E402
+
+from liquid_policy.checkpoint import load_checkpoint  # noqa: E402
+from liquid_policy.interface import load_interface  # noqa: E402
+from liquid_policy.runtime import EncoderRuntime, PolicyRuntime  # noqa: E402
+from liquid_trainer.resume import ResumeError, read_extra  # noqa: E402
+from liquid_trainer.settings import LearningSettings  # noqa: E402
+from liquid_trainer.train import Training, build_policy, main, parse_arguments  # noqa: E402
+
+INTERFACE = Path(__file__).parents[2] / 'config' / 'manipulator.interface.yaml'
+SETTINGS = LearningSettings(steps=(3, 4, 2), frame_batch=4, core_batch=3, joint_batch=2,
+                            core_window=0.3, joint_window=0.1, held_out=0.2, threads=1)
+
+
+def _fit(value, size):
+    """Repeat columns up to the robot's number of them."""
+    return np.tile(value, (1, -(-size // value.shape[1])))[:, :size]
+
+
+@pytest.fixture(scope='module')
+def episodes():
+    robot = load_interface(INTERFACE)
+    small = [follow_episode(number, seconds=0.8) for number in range(5)]
+    return [dataclasses.replace(episode, vectors=_fit(episode.vectors, robot.vector_size),
+                                actions=_fit(episode.actions, robot.action_size))
+            for episode in small]
+
+
+def _training(episodes, output, resume=False, settings=SETTINGS):
+    robot = load_interface(INTERFACE)
+    torch.manual_seed(0)
+    return Training(episodes, robot, build_policy(robot, 'cfc', 0.25), settings, output,
+                    resume, quiet=True)
+
+
+@pytest.fixture(scope='module')
+def finished(episodes, tmp_path_factory):
+    output = tmp_path_factory.mktemp('run')
+    return output, _training(episodes, output).run()
+
+
+def test_checkpoint_card_and_curves_are_written(finished):
+    output, path = finished
+    checkpoint = load_checkpoint(path)
+    assert path.stat().st_size <= 10e6
+    features = EncoderRuntime(checkpoint).encode(
+        np.zeros((96, 96, 3), np.uint8), np.ones((96, 96), np.float32))
+    runtime = PolicyRuntime(checkpoint)
+    _, answer = runtime.step(features, np.zeros(12), 0.01, runtime.initial_state())
+    assert answer.means.shape == (5, 16, 9)
+    card = json.loads((output / 'model_card.json').read_text())
+    assert card['policy'] == 'cfc+mixture' and card['episodes'] == 4
+    assert card['episodes_held_out'] == 1 and card['seed'] == 0
+    assert {'nll', 'position_error', 'speed_error', 'frame_position_error'} <= set(
+        card['held_out'])
+    rows = [json.loads(line) for line in (output / 'history.jsonl').read_text().splitlines()]
+    assert {row['stage'] for row in rows} == {'frames', 'core', 'joint'}
+    assert {row['kind'] for row in rows} == {'train', 'held_out'}
+    assert (output / 'curves.png').stat().st_size > 10_000
+
+
+@pytest.mark.parametrize('stage, step', [('frames', 2), ('core', 2), ('joint', 1)])
+def test_killed_training_goes_on_to_the_same_result(episodes, finished, tmp_path, stage, step):
+    class Killed(Exception):
+        pass
+
+    training = _training(episodes, tmp_path)
+    plain = training.learner.step
+
+    def step_until_killed(progress):
+        values = plain(progress)
+        if (training.learner.stage, training.learner.step_count) == (stage, step):
+            training._save()
+            raise Killed
+        return values
+
+    training.learner.step = step_until_killed
+    with pytest.raises(Killed):
+        training.run()
+    path = _training(episodes, tmp_path, resume=True).run()
+    known, came = load_checkpoint(finished[1]).weights, load_checkpoint(path).weights
+    assert known.keys() == came.keys()
+    for name, value in known.items():
+        np.testing.assert_array_equal(came[name], value, err_msg=name)
+
+
+def test_finished_training_resumes_to_nothing_but_its_checkpoint(episodes, finished):
+    output, path = finished
+    before = load_checkpoint(path).weights
+    again = load_checkpoint(_training(episodes, output, resume=True).run()).weights
+    assert all(np.array_equal(before[name], again[name]) for name in before)
+
+
+def test_saved_state_of_another_policy_is_refused(episodes, finished):
+    robot = load_interface(INTERFACE)
+    with pytest.raises(ResumeError, match='use the same --core'):
+        Training(episodes, robot, build_policy(robot, 'lstm', 0.25), SETTINGS, finished[0],
+                 resume=True, quiet=True)
+
+
+def test_damaged_state_is_refused(tmp_path):
+    with pytest.raises(ResumeError, match='start without --resume'):
+        read_extra(tmp_path / 'resume.safetensors')
+    (tmp_path / 'resume.safetensors').write_bytes(b'nothing')
+    with pytest.raises(ResumeError, match='expected the saved state'):
+        read_extra(tmp_path / 'resume.safetensors')
+
+
+def test_time_is_shared_out_among_the_stages():
+    common = ['--bags', 'x', '--interface', 'y', '--output', 'z']
+    settings = parse_arguments([*common, '--minutes', '5']).settings
+    assert sum(settings.minutes) == pytest.approx(5.0)
+    settings = parse_arguments([*common, '--stage-minutes', '1,0,2.5']).settings
+    assert settings.minutes == (1.0, 0.0, 2.5)
+
+
+def test_mistakes_are_named(capsys, tmp_path):
+    common = ['--interface', str(INTERFACE), '--output', str(tmp_path), '--quiet',
+              '--cache', str(tmp_path / 'cache')]
+    with pytest.raises(SystemExit):
+        parse_arguments(['--bags', 'x', *common, '--stage-minutes', '1,2'])
+    assert 'expected 3 numbers' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse_arguments(['--bags', 'x', *common, '--core', 'gru'])
+    assert main(['--bags', str(tmp_path / 'nowhere'), *common]) == 1
+    assert 'nowhere' in capsys.readouterr().err
