@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -412,6 +413,8 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: command line without the program's name; None takes the process's.
     :return: exit code, not 0 if the simulation failed.
     """
+    # Three threads share the interpreter; each shall get it back within a fraction of a tick.
+    sys.setswitchinterval(0.0005)
     made: list[SimNode] = []
 
     def make() -> SimNode:
