@@ -1,8 +1,14 @@
-"""What a robot measures and what it can be told: the interface file, validated."""
+"""
+What a robot measures and what it can be told: the interface file, validated.
 
+`python3 -m liquid_policy.interface <file>` checks a file and says what it means.
+"""
+
+import argparse
 import dataclasses
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -694,3 +700,58 @@ def _leaves(interface: Interface) -> Iterator[tuple[str, Any]]:
                 value = getattr(spec, entry.name)
                 if value is not None and entry.name != 'name':
                     yield f'{section}.{name}.{entry.name}', value
+
+
+def describe(interface: Interface) -> str:
+    """Say in a few lines what an interface means."""
+    lines = [f'{interface.robot}: {interface.vector_size} observed numbers, '
+             f'{interface.features.size if interface.features else 0} image features, '
+             f'{interface.action_size} actions, control clock {interface.clock} at '
+             f'{interface.rate:g} Hz']
+    for name, image in interface.images.items():
+        lines.append(f'  image {name}: {image.topic} [{image.type}] {image.encoding} '
+                     f'{image.width}x{image.height} at {image.rate:g} Hz')
+    for kind, group in (('observation', interface.observations), ('target', interface.targets)):
+        for name, source in group.items():
+            lines.append(f'  {kind} {name}: {source.topic} [{source.type}] {source.size} numbers, '
+                         f'{source.align}, latency {source.latency:g} s, stale after '
+                         f'{source.max_age:g} s')
+    for name, action in interface.actions.items():
+        lines.append(f'  action {name}: {action.topic} [{action.type}], shown on '
+                     f'{action.demonstration}')
+        for number, unit in zip(action.names, action.units, strict=True):
+            limit = interface.limits[number]
+            bounds = [f'{key} {getattr(limit, key):g}' for key in ('velocity', 'acceleration')
+                      if getattr(limit, key) is not None]
+            if limit.range is not None:
+                bounds.append(f'from {limit.range[0]:g} to {limit.range[1]:g}')
+            lines.append(f'    {number} [{unit}]: {", ".join(bounds)}')
+    return '\n'.join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check interface files."""
+    parser = argparse.ArgumentParser(description='Check an interface file and say what it means.')
+    parser.add_argument('file', type=Path, help='the interface file')
+    parser.add_argument('--topics', action='store_true',
+                        help='only list the topics a recording needs')
+    parser.add_argument('--against', type=Path, help='another file: say which fields differ')
+    options = parser.parse_args(argv)
+    try:
+        interface = load_interface(options.file)
+        if options.topics:
+            print('\n'.join(interface.topics()))
+            return 0
+        if options.against is None:
+            print(describe(interface))
+            return 0
+        lines = differences(load_interface(options.against), interface)
+    except InterfaceError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    print('\n'.join(lines) or 'no difference')
+    return 1 if lines else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -11,6 +11,7 @@ from liquid_policy.interface import (
     InterfaceError,
     differences,
     load_interface,
+    main,
     parse_interface,
 )
 
@@ -253,3 +254,23 @@ def test_what_is_only_learned_from_does_not_matter_for_running(manipulator):
     other = _parsed(data)
     assert differences(manipulator, other)
     assert differences(manipulator, other, running=True) == []
+
+
+def test_the_command_checks_a_file(capsys, tmp_path):
+    assert main([str(MANIPULATOR)]) == 0
+    out = capsys.readouterr().out
+    assert '12 observed numbers, 128 image features, 9 actions' in out
+    assert 'base_w [rad/s]: velocity 1.2, acceleration 2.5' in out
+    assert 'suction [1]: from 0 to 1' in out
+    assert main([str(MANIPULATOR), '--topics']) == 0
+    assert capsys.readouterr().out.split() == list(load_interface(MANIPULATOR).topics())
+    (tmp_path / 'bad.yaml').write_text('format: 1')
+    assert main([str(tmp_path / 'bad.yaml')]) == 2
+    assert 'bad.yaml: robot: expected' in capsys.readouterr().err
+
+
+def test_the_command_compares_two_files(capsys):
+    assert main([str(MANIPULATOR), '--against', str(MANIPULATOR)]) == 0
+    assert capsys.readouterr().out == 'no difference\n'
+    assert main([str(SHIPPED[-1]), '--against', str(MANIPULATOR)]) == 1
+    assert "robot: expected 'manipulator', came 'six_axis_arm'" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,9 +118,10 @@ class RecorderNode(ManagedNode):
             bag.close()
         except RecordingError as error:
             self.report('recording', str(error))
-        counts = ', '.join(f'{topic} {count}' for topic, count in bag.counts.items() if count)
-        self.get_logger().info(f'recorded {bag.message_count} messages, {bag.size / 1e6:.1f} MB, '
-                               f'lost {sum(self._lost.values())} in {bag.path}: {counts}')
+        self.get_logger().info(
+            f'recorded {bag.message_count} messages, {bag.size / 1e6:.1f} MB, lost '
+            f'{sum(self._lost.values())} in {bag.path}: {_listed(bag.counts)}'
+            + (f'; lost: {_listed(self._lost)}' if self._lost else ''))
 
     def cleanup(self) -> None:
         """Forget the interface."""
@@ -155,6 +157,7 @@ class RecorderNode(ManagedNode):
             self.diagnostics.info('written', self._bag.message_count)
             self.diagnostics.info('written_mb', f'{self._bag.size / 1e6:.1f}')
             self.diagnostics.info('lost', sum(self._lost.values()))
+            self.diagnostics.info('lost_by_topic', _listed(self._lost))
             if self._bag.error is not None:
                 self._fail(self._bag.error)
 
@@ -228,6 +231,10 @@ def free_path(path: Path) -> Path:
         number += 1
         candidate = path.with_name(f'{path.name}_{number}')
     return candidate
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ', '.join(f'{topic} {count}' for topic, count in counts.items() if count)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -22,6 +22,7 @@ from liquid_trainer.bags import (
     find_bags,
     read_episodes,
 )
+from liquid_trainer.check_bags import main as check_bags
 from liquid_trainer.message_types import message_types, new_message
 from liquid_trainer.recording import BagWriter
 
@@ -563,3 +564,17 @@ def test_a_robot_with_one_color_camera_is_read(tmp_path):
     assert np.array_equal(episode.actions[:, 0], episode.vectors[:, 0])
     assert episode.depths.shape == (0, 0, 0) and len(episode.colors) > 40
     assert len(episode) == pytest.approx(160, abs=4)
+
+
+def test_the_command_says_what_can_be_learned(tmp_path, capsys):
+    path = _record(tmp_path / 'bag', [_marker(START, 'a', 1000 * SECOND), *_drive(1.0),
+                                      _marker(SUCCESS, 'a', 1001 * SECOND)])
+    arguments = [str(path), '--interface', str(CONFIG / 'manipulator.interface.yaml')]
+    assert check_bags(arguments) == 0
+    out = capsys.readouterr().out
+    assert 'bag a: success, 0.97 s, 98 ticks, 33 images' in out
+    # Actions rise from 2 to 99 and may be at most 3 rad/s: only tick 2 and 3 are inside.
+    assert 'wrist_3_joint: 98.0% of the demonstrated actions are outside' in out
+    assert '1 episodes (1 success), 1.0 s, 98 ticks' in out
+    assert check_bags([str(tmp_path / 'missing'), *arguments[1:]]) == 1
+    assert 'expected a bag, came nothing of this name' in capsys.readouterr().err
