@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip('rclpy')
+rclpy = pytest.importorskip('rclpy')
 pytest.importorskip('liquid_policy_msgs.msg')
+
+from sensor_msgs.msg import JointState  # noqa: E402
 
 from liquid_policy_sim import demo  # noqa: E402
 from liquid_policy_sim.monitor import Seen  # noqa: E402
@@ -19,6 +21,8 @@ from liquid_sim.run_record import read_run  # noqa: E402
 from liquid_sim.run_statistics import parts, topic_figures  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault('ROS_DOMAIN_ID', str(20 + os.getpid() % 80))
+os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 # Longest time a demo of one part may take on a machine that is busy with something else [s].
 PATIENCE = 150
 
@@ -27,8 +31,7 @@ def environment(**more):
     """Return the environment of a demo that meets nobody else's."""
     folders = [str(ROOT / name) for name in ('liquid_policy_node', 'liquid_trainer_node',
                                              'liquid_policy_sim')]
-    return {**os.environ, 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-            'ROS_DOMAIN_ID': str(20 + os.getpid() % 80), 'PYTHONUNBUFFERED': '1',
+    return {**os.environ, 'PYTHONUNBUFFERED': '1',
             'PYTHONPATH': os.pathsep.join([*folders, os.environ.get('PYTHONPATH', '')]), **more}
 
 
@@ -137,6 +140,20 @@ def test_unusable_checkpoint_says_what_to_do(tmp_path, capsys, content, text):
     error = capsys.readouterr().err
     assert text in error and 'make train' in error and 'ARGS=--expert' in error
     assert 'Traceback' not in error
+    assert not (tmp_path / 'out').exists()
+
+
+def test_demo_refuses_to_share_its_topics_with_another_robot(tmp_path, capsys):
+    rclpy.init()
+    node = rclpy.create_node('other_robot')
+    try:
+        node.create_publisher(JointState, 'joint_states', 10)
+        assert demo.main(['--expert', '--output', str(tmp_path / 'out')]) == 2
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+    error = capsys.readouterr().err
+    assert 'another robot or demo publishes joint_states' in error and 'ROS_DOMAIN_ID' in error
     assert not (tmp_path / 'out').exists()
 
 

@@ -269,43 +269,54 @@ def finished(plan: Plan, seen: Seen, running: float) -> bool:
     return running > plan.longest
 
 
-def watch(plan: Plan, runner: Runner, logs: Logs, screen: Screen, started: float) -> Result:
+def alone(seen: Seen, allowed: int) -> None:
+    """
+    Check that no other robot is near: its topics and ours would be the same.
+
+    :param seen: what was seen.
+    :param allowed: robots that may be there.
+    :raises DemoError: if there are more.
+    """
+    if seen.robots > allowed:
+        raise DemoError(
+            'another robot or demo publishes joint_states with ROS_DOMAIN_ID '
+            f'{os.environ.get("ROS_DOMAIN_ID", "0")}; end it, or export another ROS_DOMAIN_ID')
+
+
+def watch(plan: Plan, runner: Runner, seen: Seen, logs: Logs, screen: Screen,
+          started: float) -> Result:
     """
     Watch the nodes until the demo has seen enough, a node ends, or Ctrl-C.
 
+    :param seen: what the monitor sees.
     :param started: when the command was given [s since 1970].
     """
-    result, begun, seen = Result(), None, Seen()
+    result, begun, waiting = Result(), None, time.monotonic()
     try:
-        with Monitor() as monitor:
-            seen, waiting = monitor.seen, time.monotonic()
-            while True:
-                time.sleep(0.2)
-                screen.errors(logs.take_grave())
-                ended = runner.ended()
-                if ended:
-                    result.died = '; '.join(f'{name} ended with exit code {code}'
-                                            for name, code in ended.items())
-                    break
-                if seen.robots > 1:
-                    result.trouble = (
-                        f'{seen.robots} robots publish joint_states; another robot or demo runs '
-                        'with this ROS_DOMAIN_ID. End it, or export another ROS_DOMAIN_ID')
-                    break
-                if begun is None:
-                    screen.progress(f'starting {len(runner.specs)} nodes ... '
-                                    f'{time.monotonic() - waiting:.0f} s')
-                    if seen.seen:
-                        begun = time.monotonic()
-                    elif time.monotonic() - waiting > SECONDS_TO_START:
-                        result.trouble = (f'the robot did not start to move within '
-                                          f'{SECONDS_TO_START:.0f} s; see the logs')
-                        break
-                    continue
-                running = time.monotonic() - begun
-                screen.progress(f'{running:5.1f} s  {seen.line()}')
-                if finished(plan, seen, running):
-                    break
+        while True:
+            time.sleep(0.2)
+            screen.errors(logs.take_grave())
+            ended = runner.ended()
+            if ended:
+                result.died = '; '.join(f'{name} ended with exit code {code}'
+                                        for name, code in ended.items())
+                break
+            alone(seen, 1)
+            if begun is None:
+                screen.progress(f'starting {len(runner.specs)} nodes ... '
+                                f'{time.monotonic() - waiting:.0f} s')
+                if seen.seen:
+                    begun = time.monotonic()
+                elif time.monotonic() - waiting > SECONDS_TO_START:
+                    raise DemoError(f'the robot did not start to move within '
+                                    f'{SECONDS_TO_START:.0f} s; see the logs')
+                continue
+            running = time.monotonic() - begun
+            screen.progress(f'{running:5.1f} s  {seen.line()}')
+            if finished(plan, seen, running):
+                break
+    except DemoError as error:
+        result.trouble = str(error)
     except KeyboardInterrupt:
         result.interrupted = True
     if seen.first_pick is not None:
@@ -397,25 +408,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     :return: 0 if parts were picked and every node lived, 1 if not, 2 if it could not start.
     """
     started, plan, screen = command_time(), parse(argv), Screen()
-    try:
-        specs = node_list(plan)
-    except (DemoError, ValueError, FileNotFoundError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    who = 'the scripted expert' if plan.expert else 'the learned policy'
-    what = f'{plan.parts} parts' if plan.parts else f'{plan.seconds:g} s'
-    screen.say(f'{what} with {who}: {", ".join(spec.name for spec in specs)}')
-    logs = Logs(plan.output / 'logs')
-    runner = Runner(specs, logs)
-    try:
-        runner.start()
-        result = watch(plan, runner, logs, screen, started)
-    except FileNotFoundError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    finally:
-        with uninterrupted(screen):
-            runner.stop()
+    with contextlib.ExitStack() as stack:
+        try:
+            monitor = stack.enter_context(Monitor())
+            specs = node_list(plan)
+            monitor.look_around()
+            alone(monitor.seen, 0)
+        except (DemoError, ValueError, FileNotFoundError) as error:
+            print(f'error: {error}', file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return 130
+        who = 'the scripted expert' if plan.expert else 'the learned policy'
+        what = f'{plan.parts} parts' if plan.parts else f'{plan.seconds:g} s'
+        screen.say(f'{what} with {who}: {", ".join(spec.name for spec in specs)}')
+        logs = Logs(plan.output / 'logs')
+        runner = Runner(specs, logs)
+        try:
+            runner.start()
+            result = watch(plan, runner, monitor.seen, logs, screen, started)
+        except FileNotFoundError as error:
+            print(f'error: {error}', file=sys.stderr)
+            return 2
+        finally:
+            with uninterrupted(screen):
+                runner.stop()
     with uninterrupted(screen):
         screen.errors(logs.take_grave())
         for name in runner.ended() if result.died else ():

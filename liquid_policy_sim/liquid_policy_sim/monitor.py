@@ -64,6 +64,8 @@ class Monitor:
     def __init__(self) -> None:
         self.seen = Seen()
         self._stop = threading.Event()
+        self._listening = threading.Event()
+        self._since = 0.0
         self._thread = threading.Thread(target=self._listen, name='monitor', daemon=True)
 
     def __enter__(self) -> Monitor:
@@ -76,6 +78,17 @@ class Monitor:
         self._stop.set()
         self._thread.join(5.0)
 
+    def look_around(self, seconds: float = 0.7) -> None:
+        """
+        Return when whoever was there before has been discovered.
+
+        :param seconds: time discovery takes, at most; 0.2 s is typical.
+        """
+        self._listening.wait(10.0)
+        left = self._since + seconds - time.monotonic()
+        if left > 0:
+            time.sleep(left)
+
     def _listen(self) -> None:
         # A context of its own: Ctrl-C must reach the demo, not end its ears.
         context = Context()
@@ -87,6 +100,8 @@ class Monitor:
                                  qos.DIAGNOSTICS)
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
+        self._since = time.monotonic()
+        self._listening.set()
         with contextlib.suppress(ExternalShutdownException):
             while not self._stop.is_set():
                 executor.spin_once(0.1)
