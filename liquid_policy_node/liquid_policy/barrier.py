@@ -180,6 +180,17 @@ def reach(
     return down * duration, up * duration
 
 
+def greatest_change(limits: Limits, duration: float) -> np.ndarray:
+    """
+    How far a command may change in a step; infinite for entries without acceleration limit.
+
+    :param limits: the robot's limits.
+    :param duration: of the step, may be 0 [s].
+    """
+    bounded = np.isfinite(limits.acceleration)
+    return np.where(bounded, np.where(bounded, limits.acceleration, 0.0) * duration, np.inf)
+
+
 def brake(previous: np.ndarray, limits: Limits, step: float) -> np.ndarray:
     """
     The command one step closer to rest; a gripper keeps its command.
@@ -190,7 +201,7 @@ def brake(previous: np.ndarray, limits: Limits, step: float) -> np.ndarray:
     :param limits: the robot's limits.
     :param step: time since the last command, at most the longest period [s].
     """
-    change = np.where(limits.moving, limits.acceleration * step, 0.0)
+    change = greatest_change(limits, step)
     slower = np.sign(previous) * np.maximum(np.abs(previous) - change, 0.0)
     return np.where(limits.moving, slower, previous)
 
@@ -229,7 +240,7 @@ def safe_box(
     high[joint] = np.minimum(high[joint], upper)
     low[joint] = np.maximum(low[joint], lower)
 
-    step = limits.acceleration * min(max(elapsed, 0.0), period)
+    step = greatest_change(limits, min(max(elapsed, 0.0), period))
     slowest, fastest = previous - step, previous + step
     high_cause = np.where((fastest < high) | (slowest > high), 3, high_cause)
     low_cause = np.where((slowest > low) | (fastest < low), 3, low_cause)

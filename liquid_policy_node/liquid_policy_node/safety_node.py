@@ -15,6 +15,7 @@ from liquid_policy.barrier import (
     Filtered,
     FilterSettings,
     JointFeedback,
+    Proposal,
     ReleaseRefused,
     SafetyFilter,
     State,
@@ -231,12 +232,12 @@ class SafetyNode(ManagedNode):
             return  # its speed is not known yet
         proposal, proposal_why = self._fresh_proposal(now, tick)
         reasons = tuple(filter(None, (proposal_why, joints_why)))
-        result = self._filter.filter(
-            proposal.at(now) if proposal else None, feedback, elapsed, reasons)
+        wanted = proposal.at(now) if proposal else None
+        result = self._filter.filter(wanted, feedback, elapsed, reasons)
         if result.state in (State.PASSING, State.LIMITING):
             self._engaged = True
         self._commanding = True
-        self._issue(result)
+        self._issue(result, wanted)
         self._count(result, proposal, now)
         self.diagnostics.latency('filter_cycle', time.perf_counter() - began)
 
@@ -264,8 +265,8 @@ class SafetyNode(ManagedNode):
                 f'allowed are {self.settings.proposal_timeout}')
         return self._proposal, ''
 
-    def _issue(self, result: Filtered) -> None:
-        """Send the command and say what was done."""
+    def _issue(self, result: Filtered, wanted: Proposal | None = None) -> None:
+        """Send the command and say what was done instead of what was wanted."""
         stamp = self.get_clock().now().to_msg()
         for name, values in commands_from_action(self._interface, result.command).items():
             spec, publisher, message = self._outputs[name]
@@ -275,17 +276,17 @@ class SafetyNode(ManagedNode):
             if hasattr(message, 'header'):
                 message.header.stamp = stamp
             publisher.publish(fill_message(spec, message, values))
-        self._publish_status(result)
+        self._publish_status(result, wanted)
 
-    def _publish_status(self, result: Filtered) -> None:
+    def _publish_status(self, result: Filtered, wanted: Proposal | None = None) -> None:
         status = SafetyStatus(
             state=int(result.state), reasons=list(result.reasons),
             action_names=list(self._interface.action_names), issued=result.command.tolist(),
             active_constraints=list(result.active), amounts=list(result.amounts),
             interventions=self._interventions, missed_deadlines=self._missed)
         status.header.stamp = self.get_clock().now().to_msg()
-        if self._proposal is not None and result.state != State.INACTIVE:
-            status.proposed = self._proposal.at(self.ros_now()).action.tolist()
+        if wanted is not None and self._proposal is not None:
+            status.proposed = wanted.action.tolist()
             status.proposal_stamp = Time(nanoseconds=self._proposal.stamp).to_msg()
             status.image_stamp = Time(nanoseconds=self._proposal.image_stamp).to_msg()
             status.model_version = self._proposal.version

@@ -36,8 +36,8 @@ class BenchRobot(Node):
     (steady time [s], message).
     """
 
-    def __init__(self, camera: bool = True) -> None:
-        super().__init__('bench_robot')
+    def __init__(self, camera: bool = True, **kwargs: Any) -> None:
+        super().__init__('bench_robot', **kwargs)
         self.alter: dict[str, Callable[[Any], Any]] = {}
         self.position, self.velocity = HOME.copy(), np.zeros(6)
         self.suction, self.base = 0.0, np.zeros(2)
@@ -108,7 +108,7 @@ class BenchRobot(Node):
 
     def _tick(self) -> None:
         now = self.get_clock().now().nanoseconds
-        self.position = self.position + self.velocity * 1e-9 * (now - self._stamp_before)
+        self.position = self.position + self.velocity * 1e-9 * max(0, now - self._stamp_before)
         self._stamp_before = now
         joints = JointState(name=list(JOINTS))
         joints.header.stamp = Time(nanoseconds=now).to_msg()

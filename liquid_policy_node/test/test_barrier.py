@@ -201,6 +201,42 @@ def test_the_filter_is_idempotent_and_nearest(seed):
         assert (np.abs(safe - action) >= np.abs(command - action) - 1e-12).all()
 
 
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('elapsed', [0.0, -1.0, 1e9, float('nan'), float('inf')])
+def test_any_elapsed_time_gives_a_command_within_limits(elapsed):
+    """A clock that stands, goes back or jumps opens no limit, the gripper's range included."""
+    limits, safety = make_limits(), SafetyFilter(make_limits())
+    for action in (np.full(SIZE, 50.0), np.full(SIZE, -50.0), np.full(SIZE, np.nan)):
+        before = safety.command
+        command = safety.filter(action, feedback_at(), elapsed).command
+        assert (command >= limits.low).all() and (command <= limits.high).all()
+        step = 10.0 * (0.025 if elapsed > 1.0 else 0.0)
+        assert (np.abs(command - before)[limits.moving] <= step * (1 + 1e-9)).all()
+
+
+numbers = st.one_of(
+    st.floats(), st.floats(-10.0, 10.0), st.sampled_from([0.0, -0.0, 1e308, -1e308, 5e-324]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_garbage_in_every_input_still_gives_commands_within_limits(data):
+    """Any floats as proposal, positions, velocities, age and elapsed time, several in a row."""
+    limits, safety = make_limits(), SafetyFilter(make_limits())
+
+    def array():
+        return np.array(data.draw(st.lists(numbers, min_size=SIZE, max_size=SIZE)))
+    for _ in range(3):
+        feedback = JointFeedback(array(), array(), array(), data.draw(st.floats(0.0, 1e6)))
+        before = safety.command
+        with np.errstate(all='ignore'):
+            result = safety.filter(array(), feedback, data.draw(numbers))
+        assert np.isfinite(result.command).all()
+        assert (result.command >= limits.low).all() and (result.command <= limits.high).all()
+        change = np.abs(result.command - before)[limits.moving]
+        assert (change <= 10.0 * 0.025 * (1 + 1e-9)).all()
+
+
 @pytest.mark.parametrize(('room', 'acceleration'), [(1.0, 10.0), (1e-9, 10.0), (3.0, 0.1)])
 def test_greatest_speed_solves_its_equation(room, acceleration):
     """u T + u^2 / (2 a) = room."""
