@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-rclpy = pytest.importorskip('rclpy')
+pytest.importorskip('rclpy')
 pytest.importorskip('liquid_policy_msgs.msg')
 
 from sensor_msgs.msg import JointState  # noqa: E402
@@ -21,8 +21,6 @@ from liquid_sim.run_record import read_run  # noqa: E402
 from liquid_sim.run_statistics import parts, topic_figures  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-os.environ.setdefault('ROS_DOMAIN_ID', str(20 + os.getpid() % 80))
-os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 # Longest time a demo of one part may take on a machine that is busy with something else [s].
 PATIENCE = 150
 
@@ -73,20 +71,9 @@ def test_demo_picks_a_part_and_leaves_table_recording_and_report(tmp_path):
     assert {path.stem for path in (output / 'logs').iterdir()} >= {'simulator', 'safety'}
 
 
-@pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory):
-    """Path of a checkpoint: an untrained one, since what is tested are the nodes around it."""
-    pytest.importorskip('torch')
-    sys.path.insert(0, str(ROOT / 'liquid_policy_node' / 'test'))
-    from untrained_policy import untrained_checkpoint
-    path = tmp_path_factory.mktemp('checkpoints') / 'untrained.safetensors'
-    untrained_checkpoint().save(path)
-    return path
-
-
 def test_learned_policy_is_timed_from_image_to_command(tmp_path, checkpoint):
     output = tmp_path / 'out'
-    process = start('--checkpoint', str(checkpoint), '--seconds', '5', '--output', str(output))
+    process = start('--checkpoint', checkpoint, '--seconds', '5', '--output', str(output))
     printed, _ = process.communicate(timeout=PATIENCE)
     # An untrained policy picks nothing, and the demo says so.
     assert process.returncode == 1 and 'error: no part was picked' in printed, printed
@@ -143,15 +130,13 @@ def test_unusable_checkpoint_says_what_to_do(tmp_path, capsys, content, text):
     assert not (tmp_path / 'out').exists()
 
 
-def test_demo_refuses_to_share_its_topics_with_another_robot(tmp_path, capsys):
-    rclpy.init()
-    node = rclpy.create_node('other_robot')
+def test_demo_refuses_to_share_its_topics_with_another_robot(tmp_path, capsys, ros):
+    node = ros.create_node('other_robot')
     try:
         node.create_publisher(JointState, 'joint_states', 10)
         assert demo.main(['--expert', '--output', str(tmp_path / 'out')]) == 2
     finally:
         node.destroy_node()
-        rclpy.try_shutdown()
     error = capsys.readouterr().err
     assert 'another robot or demo publishes joint_states' in error and 'ROS_DOMAIN_ID' in error
     assert not (tmp_path / 'out').exists()
