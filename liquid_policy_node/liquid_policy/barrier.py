@@ -158,7 +158,7 @@ def greatest_speed(room: np.ndarray, acceleration: np.ndarray, period: float) ->
     :param period: longest time T the speed is held before braking begins [s].
     :return: speed, 0 or more, `(n,)`.
     """
-    room = np.maximum(room, 0.0)
+    room = np.clip(room, 0.0, 1e12)  # no more than any robot has, so that nothing overflows
     root = np.sqrt(period * period + 2.0 * room / acceleration) + period
     return 2.0 * room / root  # a (root - 2 T) without cancellation near the limit
 
@@ -331,10 +331,7 @@ class SafetyFilter:
         if self._stop_reason:
             reasons = (self._stop_reason, *reasons)
         if reasons:
-            command = brake(
-                self.command, self.limits, min(max(elapsed, 0.0), self.settings.longest_period))
-            state = State.STOPPED if self._stop_reason else State.BRAKING
-            result = Filtered(command, state, reasons)
+            result = self._brake(elapsed, reasons)
         else:
             assert action is not None and feedback is not None
             result = self._limit(np.asarray(action, dtype=float), feedback, elapsed)
@@ -363,6 +360,12 @@ class SafetyFilter:
             found.append('joint positions are not finite')
         return tuple(found)
 
+    def _brake(self, elapsed: float, reasons: tuple[str, ...]) -> Filtered:
+        """One step closer to rest."""
+        step = min(max(elapsed, 0.0), self.settings.longest_period)
+        state = State.STOPPED if self._stop_reason else State.BRAKING
+        return Filtered(brake(self.command, self.limits, step), state, reasons)
+
     def _limit(self, action: np.ndarray, feedback: JointFeedback, elapsed: float) -> Filtered:
         """The nearest safe command."""
         since = self._time + max(elapsed, 0.0) - feedback.age - self.settings.delay
@@ -371,6 +374,8 @@ class SafetyFilter:
             self._issued.popleft()
         recent = np.array([command for _, command in self._issued])
         box = safe_box(self.limits, self.settings, feedback, self.command, recent, elapsed)
+        if not (box.low <= box.high).all():  # false for NaN too, which would let anything pass
+            return self._brake(elapsed, ('the limits leave no command; braking',))
         too_low, too_high = action < box.low, action > box.high
         changed = too_low | too_high
         if not changed.any():
