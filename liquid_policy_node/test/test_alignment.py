@@ -14,6 +14,13 @@ from liquid_policy.interface import FeatureSpec, Interface, load_interface
 MS = 1_000_000
 SECOND = 1000 * MS
 MANIPULATOR = load_interface(Path(__file__).parents[1] / 'config' / 'manipulator.interface.yaml')
+# The answers below rest on these.
+MANIPULATOR = replace(
+    MANIPULATOR, features=replace(MANIPULATOR.features, latency=0.02, max_age=0.15),
+    observations={name: replace(spec, latency=latency, max_age=max_age)
+                  for (name, spec), (latency, max_age) in zip(
+                      MANIPULATOR.observations.items(), ((0.01, 0.1), (0.0, 0.05)),
+                      strict=True)})
 
 
 def _interface(**changes) -> Interface:

@@ -27,7 +27,20 @@ from liquid_trainer.message_types import message_types, new_message
 from liquid_trainer.recording import BagWriter
 
 CONFIG = Path(__file__).parents[2] / 'config'
-INTERFACE = load_interface(CONFIG / 'manipulator.interface.yaml')
+
+
+def _with_known_timing() -> Interface:
+    """Give the manipulator's interface with the latencies that the answers below rest on."""
+    shipped = load_interface(CONFIG / 'manipulator.interface.yaml')
+    timing = {'imu': (0.01, 0.1), 'joint_positions': (0.0, 0.05)}
+    return replace(
+        shipped, features=replace(shipped.features, latency=0.02, max_age=0.15),
+        observations={name: replace(spec, latency=timing[name][0], max_age=timing[name][1])
+                      for name, spec in shipped.observations.items()},
+        actions={name: replace(spec, max_age=0.05) for name, spec in shipped.actions.items()})
+
+
+INTERFACE = _with_known_timing()
 MS, SECOND = 1_000_000, 1_000_000_000
 EPISODE, MARKER = 'episode', 'liquid_policy_msgs/msg/EpisodeMarker'
 START, SUCCESS, FAILURE, DISCARD = range(4)
@@ -569,7 +582,8 @@ def test_a_robot_with_one_color_camera_is_read(tmp_path):
 def test_the_command_says_what_can_be_learned(tmp_path, capsys):
     path = _record(tmp_path / 'bag', [_marker(START, 'a', 1000 * SECOND), *_drive(1.0),
                                       _marker(SUCCESS, 'a', 1001 * SECOND)])
-    arguments = [str(path), '--interface', str(CONFIG / 'manipulator.interface.yaml')]
+    (tmp_path / 'interface.yaml').write_text(INTERFACE.to_yaml())
+    arguments = [str(path), '--interface', str(tmp_path / 'interface.yaml')]
     assert check_bags(arguments) == 0
     out = capsys.readouterr().out
     assert 'bag a: success, 0.97 s, 98 ticks, 33 images' in out
