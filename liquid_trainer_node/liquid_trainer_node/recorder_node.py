@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +69,8 @@ class RecorderNode(ManagedNode):
         self._subscriptions_by_topic: dict[str, tuple[Any, QoSProfile]] = {}
         self._wanted: dict[str, str | None] = {}
         self._lost: Counter[str] = Counter()
+        # What came before simulated time began: latched markers, mostly.
+        self._early: deque[tuple[str, bytes]] = deque(maxlen=1000)
         self._sequence_numbers: dict[str, int] = {}
         self._publisher_counts: dict[str, int] = {}
 
@@ -111,6 +113,7 @@ class RecorderNode(ManagedNode):
             self.destroy_subscription(subscription)
         self._subscriptions_by_topic.clear()
         self._sequence_numbers.clear()
+        self._early.clear()
         bag, self._bag = self._bag, None
         if bag is None:
             return
@@ -178,7 +181,13 @@ class RecorderNode(ManagedNode):
         sent = info.get('source_timestamp', 0)
         clock = self.get_clock()
         time = clock.now().nanoseconds if clock.ros_time_is_active or sent <= 0 else sent
+        if time == 0:  # simulated time has not begun
+            self._early.append((topic, data))
+            return
         try:
+            while self._early:
+                bag.write(self._early[0][0], time, self._early[0][1])
+                self._early.popleft()
             bag.write(topic, time, data)
         except RecordingError as error:
             self._lost[topic] += 1

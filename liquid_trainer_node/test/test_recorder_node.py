@@ -20,7 +20,9 @@ from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
+from rclpy.time import Time  # noqa: E402
 from rosbags.rosbag2 import Reader  # noqa: E402
+from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import Image, JointState  # noqa: E402
 
 from liquid_policy.conversion import fill_message, stamp_of, vector_from_message  # noqa: E402
@@ -67,8 +69,8 @@ class Robot(Node):
         message.header.stamp = self.get_clock().now().to_msg()
         self.markers.publish(message)
 
-    def step(self, number):
-        stamp = self.get_clock().now().to_msg()
+    def step(self, number, stamp=None):
+        stamp = stamp or self.get_clock().now().to_msg()
         if number % 3 == 0:
             for spec in INTERFACE.images.values():
                 size = 4 if spec.is_depth else 3
@@ -226,6 +228,32 @@ def test_killing_the_recorder_loses_at_most_the_last_second(tmp_path, robot, rec
     assert killed - newest < 1e9
     episodes = list(read_episodes(tmp_path / 'bag', INTERFACE, report=lambda text: None))
     assert sum(len(episode) for episode in episodes) > 50
+
+
+def test_in_simulated_time_log_times_are_simulated(tmp_path, robot, recorder):
+    clock = robot.create_publisher(Clock, '/clock', BEST_EFFORT)
+    robot.mark(EpisodeMarker.START, 'simulated')
+    process = recorder(tmp_path / 'bag', 'use_sim_time:=true')
+    robot.wait_for_recorder(process, [*robot.made.values(), robot.markers, clock])
+    time.sleep(0.3)  # the latched marker comes before time begins
+    for number in range(150):
+        now = Time(seconds=5, nanoseconds=number * 10_000_000).to_msg()
+        clock.publish(Clock(clock=now))
+        time.sleep(0.005)
+        robot.step(number, now)
+        time.sleep(0.005)
+    time.sleep(0.3)
+    _stop(process)
+    bag = Bag(tmp_path / 'bag')
+    times = [record.time for record in bag.messages()]
+    assert min(times) >= 5_000_000_000 and max(times) < 6_600_000_000
+    assert [record.message.episode for record in bag.messages(['/episode'])] == ['simulated']
+    episodes = list(read_episodes(bag.path, INTERFACE))
+    assert {episode.name for episode in episodes} == {'simulated'}
+    assert sum(len(episode) for episode in episodes) > 75
+    for episode in episodes:
+        late = episode.actions[:, 0] - episode.vectors[:, 6]
+        assert np.mean(late == 0) > 0.9 and np.abs(late).max() <= 5
 
 
 def test_a_full_disk_is_reported_and_the_bag_readable(tmp_path, context, robot, recorder):
