@@ -132,7 +132,8 @@ def encode_images(policy: Policy, data: Demonstrations, numbers: np.ndarray | No
     Return the features of images, `(images, size)` float32.
 
     :param numbers: which images; all when left out.
-    :param seed: of random changes to the images; none when left out.
+    :param seed: of random changes to every second image, so that what is learned from the
+        features holds for other light and noise; no changes when left out.
     :param progress: called with the number of images after each batch.
     """
     numbers = np.arange(data.image_count) if numbers is None else numbers
@@ -143,7 +144,9 @@ def encode_images(policy: Policy, data: Demonstrations, numbers: np.ndarray | No
         for begin in range(0, len(numbers), batch):
             color, depth = map(torch.from_numpy, data.read_images(numbers[begin:begin + batch]))
             if seed is not None:
-                color, depth = augment_images(color, depth, generator)
+                changed = augment_images(color[1::2], depth[1::2], generator)
+                color = color.float()
+                color[1::2], depth[1::2] = changed
             parts.append(policy.encoder(color, depth).numpy())
             if progress:
                 progress(len(parts[-1]))
@@ -171,7 +174,7 @@ class Learner:
         self.frame_head = FrameHead(made.encoder.size, made.vector_size, made.target_size,
                                     made.action_size, tuple(where))
         self.policy.encoder.to(memory_format=torch.channels_last)
-        self.features: list[np.ndarray] = []      # of all images: as seen, and changed at random
+        self.features: np.ndarray | None = None     # of all images, every second one changed
         self.begin(STAGES[0])
 
     def begin(self, stage: str) -> None:
@@ -298,7 +301,7 @@ class Learner:
             # The encoder rests, so this keeps the single-image heads fitting and does no more.
             rows = rng.integers(0, len(data.frame_images), 256)
             extra, parts = self._frame_terms(
-                torch.from_numpy(self.features[0][data.frame_images[rows]]), rows)
+                torch.from_numpy(self.features[data.frame_images[rows]]), rows)
         else:
             features, extra, parts = self._encoded_features(images)
         vectors = torch.from_numpy(data.vectors[ticks])
@@ -353,14 +356,10 @@ class Learner:
         return np.where(mask, total - before, elapsed).astype(np.float32), mask
 
     def _stored_features(self, images: np.ndarray) -> Tensor:
-        if not self.features:
+        if self.features is None:
             raise ValueError('features: expected those of all images, came none; call '
                              'encode_images first')
-        rows = self._rng.integers(0, len(self.features), len(images))
-        features = np.empty((*images.shape, self.features[0].shape[1]), np.float32)
-        for index, stored in enumerate(self.features):
-            features[rows == index] = stored[images[rows == index]]
-        return torch.from_numpy(features)
+        return torch.from_numpy(self.features[images])
 
     def _encoded_features(self, images: np.ndarray):
         """Encode each image of the windows once; batch norm keeps the statistics it has."""

@@ -34,9 +34,6 @@ from liquid_trainer.scores import frame_scores, held_out_scores
 from liquid_trainer.settings import STAGES, LearningSettings
 from liquid_trainer.windows import Demonstrations, split_episodes
 
-# Copies of the features with random changes to the images, beside the one without.
-_CHANGED_COPIES = 1
-
 
 class Training:
     """
@@ -171,15 +168,21 @@ class Training:
             return
         if stage == 'joint' and self._limit('core') > 0:
             return
-        self.progress.show(stage, 0.0, 'encoding images')
-        plain = encode_images(self.policy, self.data)
+        done = 0
+
+        def show(count: int) -> None:
+            nonlocal done
+            done += count
+            if done % 1024 < count:
+                self.progress.show(stage, 0.0, f'encoding images {done}/{self.data.image_count}')
+
+        features = encode_images(self.policy, self.data, seed=self.settings.seed + 1,
+                                 progress=show)
         size = self.policy.settings.encoder.size
         never = bool((self.policy.input_scaling.scale[:size] == 1.0).all())
         if refit and (never or not self._scaled):
-            fit_feature_scaling(self.policy, plain)
-        self.learner.features = [plain] + [
-            encode_images(self.policy, self.data, seed=self.settings.seed + 1 + copy)
-            for copy in range(_CHANGED_COPIES if stage == 'core' else 0)]
+            fit_feature_scaling(self.policy, features)
+        self.learner.features = features
         self._held_features = encode_images(self.policy, self.held) if self.held else None
 
     def _score(self, stage: str) -> None:

@@ -76,8 +76,8 @@ def core_learner(episodes):
     fit_scaling(policy, data, ACTION_UNITS, TARGET_UNITS)
     learner = Learner(policy, data, LearningSettings(
         core_batch=16, core_window=0.5, drop_image=0.0, steps=(0, 1, 0)), (0, 1, 2))
-    learner.features = [_true_features(data)]
-    fit_feature_scaling(policy, learner.features[0])
+    learner.features = _true_features(data)
+    fit_feature_scaling(policy, learner.features)
     learner.begin('core')
     return learner
 
@@ -150,7 +150,7 @@ def test_bad_batch_is_left_out(episodes):
     data = Demonstrations(episodes[:2])
     fit_scaling(policy, data, ACTION_UNITS, TARGET_UNITS)
     learner = Learner(policy, data, LearningSettings(core_batch=2, core_window=0.2))
-    learner.features = [np.full((data.image_count, 128), np.nan, np.float32)]
+    learner.features = np.full((data.image_count, 128), np.nan, np.float32)
     learner.begin('core')
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     learner.step(0.5)
