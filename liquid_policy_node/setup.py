@@ -58,6 +58,7 @@ setup(
             'policy_node = liquid_policy_node.policy_node:main',
             'safety_node = liquid_policy_node.safety_node:main',
             'run = liquid_policy_node.runner:main',
+            'check_interface = liquid_policy.interface:main',
         ],
     },
 )

@@ -23,6 +23,7 @@ setup(
             'trainer_node = liquid_trainer_node.trainer_node:main',
             'recorder_node = liquid_trainer_node.recorder_node:main',
             'train = liquid_trainer.train:main',
+            'check_bags = liquid_trainer.check_bags:main',
         ],
     },
 )

@@ -29,6 +29,8 @@ SMALLER = {
     'evaluate': {'--parts': '1', '--seeds': '0', '+': '--processes 1'},
     'render': {'+': '--seconds 1 --rate 4 --height 90'},
     'run': {},
+    'check_bags': {},
+    'check_interface': {},
 }
 
 
@@ -173,11 +175,10 @@ def test_readme_has_commands():
 
 
 def test_every_command_is_known_to_a_test():
-    known = {*SMALLER, 'train'}
     for command in commands():
         words = shlex.split(command)
         if words[0] == IN_ENVIRONMENT:
-            assert words[1] in known, command
+            assert words[1] in SMALLER, command
         else:
             assert words[0] in {'make', 'ros2', 'docker', '.', 'docker/setup_ros.sh'}, command
 
@@ -185,6 +186,23 @@ def test_every_command_is_known_to_a_test():
 @pytest.mark.timeout(120)
 def test_generate_records_bags(demonstrations):
     assert len(list(demonstrations.rglob('*.mcap'))) == 3
+
+
+def test_check_bags_finds_every_episode_good(demonstrations, folder):
+    output = run(one('check_bags'), folder)
+    assert 'episode_00000' in output, output
+
+
+@pytest.mark.parametrize(
+    'command', [command for command in own_commands() if command.startswith('check_interface')])
+def test_check_interface_describes_lists_and_compares(command):
+    done = subprocess.run(smaller(command, Path('runs')), cwd=ROOT, env=ENVIRONMENT, text=True,
+                          capture_output=True, timeout=60, check=False)
+    expected = 'robot' if '--against' in command else 'forward_velocity_controller/commands' \
+        if '--topics' not in command else 'demonstration/arm_velocity'
+    assert expected in done.stdout, done.stdout + done.stderr
+    # Two robots differ, and the command says so with its status too.
+    assert done.returncode == int('--against' in command)
 
 
 @pytest.mark.timeout(150)
