@@ -170,7 +170,7 @@ def nodes(
     if sim:
         found.append(spec('liquid_policy_sim', 'sim_node', 'simulator', 2,
                           robot=robot, use_sim_time=False, publish_clock=simulated,
-                          expert=not running))
+                          expert=not running, wait_for_driver=running))
     if _installed('robot_state_publisher'):
         found.append(spec('robot_state_publisher', 'robot_state_publisher',
                           'robot_state_publisher', 2, robot_description=load_urdf(description)))
