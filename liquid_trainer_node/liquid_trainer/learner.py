@@ -311,7 +311,10 @@ class Learner:
         noise[..., features.shape[-1]:] *= settings.vector_noise
         x = x + noise
         elapsed, mask = self._missed_ticks(data.elapsed[ticks], valid)
-        state = torch.where(torch.from_numpy(fresh)[:, None], policy.initial_state(len(fresh)),
+        # Half of the episodes begin with whatever the state was: a robot that runs for hours
+        # must find its way back from any state.
+        forget = fresh & (rng.random(len(fresh)) < 0.5)
+        state = torch.where(torch.from_numpy(forget)[:, None], policy.initial_state(len(fresh)),
                             self.carried)
         outputs, state = policy.core.sequence(x, torch.from_numpy(elapsed)[..., None], state,
                                               torch.from_numpy(mask))
