@@ -58,6 +58,43 @@ class _Topic:
     count: int = 0
 
 
+class _Types:
+    """Message types by the definitions found in bags."""
+
+    def __init__(self) -> None:
+        self.store = get_typestore(Stores.EMPTY)
+        self._learned: set[tuple[str, str]] = set()
+
+    def learn(self, kind: str, encoding: str, text: str) -> None:
+        """
+        Register a type.
+
+        :param encoding: `ros2msg` or `ros2idl`.
+        :param text: its definition; the installed one is taken if empty.
+        :raises TypesysError: if it cannot be read, or is known with another definition.
+        """
+        if (kind, text) in self._learned:
+            return
+        if not text:
+            installed = message_types([kind])
+            types = {name: installed.fielddefs[name] for name in _with_parts(installed, kind)}
+        elif encoding == 'ros2msg':
+            types = get_types_from_msg(text, kind)
+        else:
+            types = {}
+            for part in text.split('=' * 80 + '\n'):
+                idl = part.split('\n', 1)[1] if part.startswith('IDL: ') else part
+                if idl.strip():
+                    types.update(get_types_from_idl(idl))
+        self.store.register(types)
+        self.store.get_msgdef(kind)
+        self._learned.add((kind, text))
+
+
+# Making code of definitions takes longer than reading a short bag.
+_SHARED = _Types()
+
+
 class Bag:
     """
     A bag to read.
@@ -79,7 +116,7 @@ class Bag:
         self._scratch: Path | None = None
         self._plain = {file: self._decompressed(file) for file in self.files}
         self._topics: dict[str, _Topic] = {}
-        self._store = get_typestore(Stores.EMPTY)
+        self._types = _SHARED
         self._known: set[str] = set()
         # Where chunks lie that are not what was written, by file; known once they were read.
         self.damaged: dict[Path, set[int]] = {}
@@ -184,10 +221,10 @@ class Bag:
                         'SELECT topic_id, count(*) FROM messages GROUP BY topic_id'))
                 except sqlite3.DatabaseError:
                     counts = self._count_rows(file, database)
-        except sqlite3.DatabaseError as error:
-            raise BagError(f'{file}: expected a rosbag2 sqlite3 file, came one that cannot be '
-                           f'read ({error}); if the recorder was killed, try `sqlite3 {file.name} '
-                           '.recover`') from None
+        except (sqlite3.Error, UnicodeDecodeError, ValueError) as error:
+            if isinstance(error, BagError):
+                raise
+            raise _unreadable(file, error) from None
         for number, name, kind in topics:
             self._add(_Topic(kind, *definitions.get(kind, ('', '')), counts.get(number, 0)), name)
 
@@ -224,8 +261,11 @@ class Bag:
             return topics is None or channel.topic in topics
 
         content = mcap_file.Content()
-        for channel, time, data in mcap_file.read(plain, content, wanted, progress):
-            yield channel.topic, channel.schema.name, time, data
+        try:
+            for channel, time, data in mcap_file.read(plain, content, wanted, progress):
+                yield channel.topic, channel.schema.name, time, data
+        except mcap_file.McapError as error:
+            raise BagError(str(error)) from None
         if content.damaged:
             self.damaged[file] = content.damaged
 
@@ -236,15 +276,20 @@ class Bag:
                      in database.execute('SELECT id, name, type FROM topics')
                      if topics is None or name in topics}
             marks = ', '.join('?' * len(named))
-            rows = database.execute('SELECT topic_id, timestamp, data FROM messages '
-                                    f'WHERE topic_id IN ({marks}) ORDER BY id', tuple(named))
+            try:
+                rows = database.execute('SELECT topic_id, timestamp, data FROM messages '
+                                        f'WHERE topic_id IN ({marks}) ORDER BY id', tuple(named))
+            except sqlite3.Error as error:
+                raise _unreadable(plain, error) from None
             while True:
                 try:
                     row = rows.fetchone()
-                except sqlite3.DatabaseError:
+                except sqlite3.Error:
                     return  # damaged from here on; `cut_off` says so
                 if row is None:
                     return
+                if not isinstance(row[1], int) or not isinstance(row[2], bytes):
+                    continue  # a damaged row
                 yield *named[row[0]], row[1], row[2]
 
     def _decode(self, topic: str, kind: str, data: Any) -> Any:
@@ -253,13 +298,13 @@ class Bag:
         if bytes(data[:4]) == _ZSTD_MAGIC:  # message compression of rosbag2
             data = mcap_file.zstd.decompress(data)
         try:
-            return self._store.deserialize_cdr(data, kind)
+            return self._types.store.deserialize_cdr(data, kind)
         except SerdeError as error:
             # Some writers leave up to 8 bytes of padding behind a message.
             for padding in (4, 8):
                 if 'size mismatch' in str(error) and len(data) > padding + 4:
                     try:
-                        return self._store.deserialize_cdr(data[:-padding], kind)
+                        return self._types.store.deserialize_cdr(data[:-padding], kind)
                     except SerdeError:
                         continue
             raise
@@ -268,20 +313,13 @@ class Bag:
         """Register a message type by the bag's own definition, else by the installed one."""
         entry = self._topics[topic]
         try:
-            if not entry.text:
-                store = message_types([kind])
-                types = {name: store.fielddefs[name] for name in _with_parts(store, kind)}
-            elif entry.encoding == 'ros2msg':
-                types = get_types_from_msg(entry.text, kind)
-            else:
-                types = {}
-                separator = '=' * 80 + '\n'
-                for part in entry.text.split(separator):
-                    text = part.split('\n', 1)[1] if part.startswith('IDL: ') else part
-                    if text.strip():
-                        types.update(get_types_from_idl(text))
-            self._store.register(types)
-            self._store.get_msgdef(kind)
+            try:
+                self._types.learn(kind, entry.encoding, entry.text)
+            except TypesysError:
+                # Another bag had another definition of this name: this one needs its own.
+                self._types = _Types()
+                self._known.clear()
+                self._types.learn(kind, entry.encoding, entry.text)
         except (KeyError, TypesysError, UnknownTypeError) as error:
             raise BagError(f'{self.path}: expected a usable definition of {kind} for {topic}, '
                            f'came: {error}') from None
@@ -325,6 +363,11 @@ def find_bags(paths: str | Path | Collection[str | Path]) -> list[Path]:
         else:
             found.append(path)
     return found
+
+
+def _unreadable(file: Path, error: Exception) -> BagError:
+    return BagError(f'{file}: expected a rosbag2 sqlite3 file, came one that cannot be read '
+                    f'({error}); if the recorder was killed, try `sqlite3 {file.name} .recover`')
 
 
 class _connect:  # noqa: N801 (used like a function)

@@ -300,7 +300,10 @@ def read(path: Path, content: Content | None = None,
                 content.complete = file.read(len(MAGIC)) == MAGIC
                 return
             if kind == HEADER:
-                profile, _ = _read_text(body, 0)
+                try:
+                    profile, _ = _read_text(body, 0)
+                except (struct.error, UnicodeDecodeError):
+                    profile = 'unreadable'
                 if profile != 'ros2':
                     raise McapError(f"{path}: expected profile 'ros2', came {profile!r}")
             elif kind == CHUNK:
@@ -334,7 +337,15 @@ def summary(path: Path) -> Content | None:
             return None
         file.seek(start)
         data = file.read(size - 37 - start)
-    content, schemas = Content(complete=True), {}
+    try:
+        return _read_summary(data)
+    except (struct.error, UnicodeDecodeError):  # damaged: the records themselves may be good
+        return None
+
+
+def _read_summary(data: bytes) -> Content | None:
+    content = Content(complete=True)
+    schemas: dict[int, Schema] = {}
     counted = False
     for kind, body in _split(data):
         if kind == SCHEMA:
@@ -414,19 +425,31 @@ def _records(raw: bytes, schemas: dict[int, Schema], content: Content, chosen: s
         if where + size > end:
             return
         if kind == MESSAGE:
+            if size < _MESSAGE_BODY.size:
+                return
             number, _, time, _ = _MESSAGE_BODY.unpack_from(raw, where)
             if number in chosen:
                 content.add(number, time)
                 yield channels[number], time, view[where + _MESSAGE_BODY.size:where + size]
-        elif kind == SCHEMA:
-            schema = _read_schema(raw[where:where + size])
-            schemas[schema.id] = schema
-        elif kind == CHANNEL:
-            channel = _read_channel(raw[where:where + size], schemas)
-            channels[channel.id] = channel
-            if wanted is None or wanted(channel):
-                chosen.add(channel.id)
+        elif kind in (SCHEMA, CHANNEL):
+            try:
+                _learn(kind, raw[where:where + size], schemas, channels, chosen, wanted)
+            except (struct.error, UnicodeDecodeError):
+                content.damaged.add(content.good_until)
         where += size
+
+
+def _learn(kind: int, body: bytes, schemas: dict[int, Schema], channels: dict[int, Channel],
+           chosen: set[int], wanted: Callable[[Channel], bool] | None) -> None:
+    """Take note of a definition or a topic."""
+    if kind == SCHEMA:
+        schema = _read_schema(body)
+        schemas[schema.id] = schema
+        return
+    channel = _read_channel(body, schemas)
+    channels[channel.id] = channel
+    if wanted is None or wanted(channel):
+        chosen.add(channel.id)
 
 
 def _chunk_indexes(path: Path, end: int) -> Iterator[ChunkIndex]:

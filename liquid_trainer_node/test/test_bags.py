@@ -1,6 +1,7 @@
 """Episodes read from bags: known answers, every kind of bag, and what is refused."""
 
 import itertools
+import random
 import tracemalloc
 import warnings
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from liquid_policy.alignment import Aligner
 from liquid_policy.conversion import fill_message, stamp_of, vector_from_message
@@ -543,6 +545,29 @@ def test_a_damaged_chunk_is_reported(tmp_path):
     assert sum(len(episode) for episode in episodes) < 350
 
 
+@pytest.mark.parametrize('kind', ['own', 'sqlite', 'mcap'])
+def test_no_damage_does_anything_but_cost_messages_or_be_refused(tmp_path, kind):
+    messages = list(_drive(0.4))
+    if kind == 'own':
+        _record(tmp_path / 'bag', messages)
+    else:
+        plugin = StoragePlugin.SQLITE3 if kind == 'sqlite' else StoragePlugin.MCAP
+        _rosbags_bag(tmp_path / 'bag', messages, plugin, None)
+    (file,) = [file for file in (tmp_path / 'bag').iterdir() if file.suffix != '.yaml']
+    whole, chance = file.read_bytes(), random.Random(0)
+    for _ in range(40):
+        data = bytearray(whole)
+        begin = chance.choice([0, 0, len(data) - 4000])
+        for _ in range(chance.choice([1, 5, 50])):
+            data[begin + chance.randrange(4000)] = chance.randrange(256)
+        file.write_bytes(data)
+        try:
+            for episode in read_episodes(file, INTERFACE, report=lambda text: None):
+                assert len(episode) > 0
+        except BagError as error:
+            assert 'expected' in str(error) or 'unusable' in str(error)
+
+
 def test_settings_are_checked():
     with pytest.raises(ValueError, match='expected actions from'):
         ReadSettings(actions='guess')
@@ -592,3 +617,25 @@ def test_the_command_says_what_can_be_learned(tmp_path, capsys):
     assert '1 episodes (1 success), 1.0 s, 98 ticks' in out
     assert check_bags([str(tmp_path / 'missing'), *arguments[1:]]) == 1
     assert 'expected a bag, came nothing of this name' in capsys.readouterr().err
+
+
+def test_a_bag_is_read_by_the_definitions_it_carries(tmp_path):
+    """An older marker, without the field `note`, beside one of today."""
+    old = get_typestore(Stores.ROS2_JAZZY)
+    old.register(get_types_from_msg(
+        'std_msgs/Header header\nuint8 kind\nstring episode\n', MARKER))
+    with Writer(tmp_path / 'old', version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connections = {topic: writer.add_connection(f'/{topic}', kind, typestore=old)
+                       for topic, kind in TOPICS.items()}
+        for time, topic, message in [_marker(START, 'a', 1000 * SECOND), *_drive(1.0),
+                                     _marker(SUCCESS, 'a', 1001 * SECOND)]:
+            kind = TOPICS[topic]
+            if kind == MARKER:
+                message = old.types[kind](message.header, message.kind, message.episode)
+            writer.write(connections[topic], time, old.serialize_cdr(message, kind))
+    _record(tmp_path / 'today', [_marker(START, 'b', 1000 * SECOND), *_drive(1.0),
+                                 _marker(FAILURE, 'b', 1001 * SECOND)])
+    for _ in range(2):
+        episodes = _read([tmp_path / 'today', tmp_path / 'old'])
+        assert [(episode.name, episode.outcome) for episode in episodes] == [
+            ('b', 'failure'), ('a', 'success')]
