@@ -77,6 +77,8 @@ missing_packages() {
   fi
   command -v c++ >/dev/null || command -v g++ >/dev/null || echo g++
   command -v make >/dev/null || echo make
+  # Pinocchio's threads; g++ brings it, clang does not.
+  has_library libgomp.so.1 || echo libgomp1
   # MuJoCo renders without a display through one of these two.
   has_library libOSMesa.so.8 || has_library libEGL_mesa.so.0 || echo libosmesa6 libgl1
 }
