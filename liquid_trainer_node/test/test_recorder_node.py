@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +27,12 @@ from rosbags.rosbag2 import Reader  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import Image, JointState  # noqa: E402
 
+from liquid_policy.alignment import Aligner, Outcome  # noqa: E402
 from liquid_policy.conversion import fill_message, stamp_of, vector_from_message  # noqa: E402
 from liquid_policy.interface import load_interface  # noqa: E402
 from liquid_policy_msgs.msg import EpisodeMarker, SafetyStatus  # noqa: E402
 from liquid_policy_node.resources import message_class  # noqa: E402
-from liquid_trainer.bags import Bag, read_episodes  # noqa: E402
+from liquid_trainer.bags import Bag, ReadSettings, read_episodes  # noqa: E402
 from liquid_trainer_node.recorder_node import (  # noqa: E402
     RecorderNode,
     free_path,
@@ -54,8 +57,8 @@ sys.exit(runpy.run_module('liquid_trainer_node.recorder_node', run_name='__main_
 class Robot(Node):
     """Publishes every topic of the interface, each number being the number of the message."""
 
-    def __init__(self, context):
-        super().__init__('robot', context=context)
+    def __init__(self, context, namespace=''):
+        super().__init__('robot', context=context, namespace=namespace)
         self.sent = {}
         self.made = {}
         for topic, kind in INTERFACE.topics().items():
@@ -134,8 +137,10 @@ def recorder():
     """Start recorder processes; end those that still run."""
     started = []
 
-    def start(folder, *parameters, command=('-m', 'liquid_trainer_node.recorder_node')):
+    def start(folder, *parameters, command=('-m', 'liquid_trainer_node.recorder_node'), remap=''):
         arguments = ['--ros-args', '-p', f'folder:={folder}']
+        if remap:
+            arguments += ['-r', remap]
         for parameter in parameters:
             arguments += ['-p', parameter]
         process = subprocess.Popen(
@@ -228,6 +233,63 @@ def test_killing_the_recorder_loses_at_most_the_last_second(tmp_path, robot, rec
     assert killed - newest < 1e9
     episodes = list(read_episodes(tmp_path / 'bag', INTERFACE, report=lambda text: None))
     assert sum(len(episode) for episode in episodes) > 50
+
+
+def test_a_listening_node_and_the_bag_give_the_same_bits(tmp_path, context, robot, recorder):
+    """The same messages through DDS: converted live, and read from the bag afterwards."""
+    imu = replace(INTERFACE.observations['imu'], latency=0.2, max_age=0.5)  # of a busy machine
+    interface = replace(INTERFACE, observations={**INTERFACE.observations, 'imu': imu})
+    aligner, seen, outcomes = Aligner(interface), {}, set()
+    listener = Node('listener', context=context)
+
+    def listen(spec):
+        def receive(message):
+            outcomes.add(aligner.push(
+                spec.name, stamp_of(message), vector_from_message(spec, message)).outcome)
+            for tick in aligner.ticks_ready():
+                known = aligner.at(tick)
+                if known.stale == ('features',):
+                    seen[tick] = known.vector.tobytes()
+        listener.create_subscription(message_class(spec.type), spec.topic, receive, 50)
+
+    robot.made['imu/data'] = robot.create_publisher(
+        message_class(imu.type), imu.topic, RELIABLE)  # none may be lost on the way to one side
+    for spec in interface.observations.values():
+        listen(spec)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(listener)
+    spinning = threading.Thread(target=executor.spin, daemon=True)
+    spinning.start()
+    process = recorder(tmp_path / 'bag')
+    robot.wait_for_recorder(process)
+    until(lambda: all(robot.made[spec.topic].get_subscription_count() == 2
+                      for spec in interface.observations.values()), process=process)
+    time.sleep(0.5)
+    robot.run(3.0)
+    time.sleep(0.5)
+    executor.shutdown()
+    spinning.join()
+    listener.destroy_node()
+    _stop(process)
+    assert outcomes <= {Outcome.ACCEPTED, Outcome.JUMPED}
+    read = {tick: vector.tobytes()
+            for episode in read_episodes(tmp_path / 'bag', interface, ReadSettings(images=False))
+            for tick, vector in zip(episode.stamps.tolist(), episode.vectors, strict=True)}
+    assert len(read) > 150
+    assert {tick: seen.get(tick) for tick in read} == read
+
+
+def test_a_robot_in_a_namespace_is_recorded_in_it(tmp_path, context, recorder):
+    robot = Robot(context, namespace='left')
+    process = recorder(tmp_path / 'bag', remap='__ns:=/left')
+    robot.wait_for_recorder(process)
+    robot.run(1.5)
+    time.sleep(0.3)
+    _stop(process)
+    robot.destroy_node()
+    bag = Bag(tmp_path / 'bag')
+    assert {f'/left/{topic}' for topic in INTERFACE.topics()} <= set(bag.topics)
+    assert sum(len(episode) for episode in read_episodes(bag.path, INTERFACE)) > 75
 
 
 def test_in_simulated_time_log_times_are_simulated(tmp_path, robot, recorder):
