@@ -29,6 +29,7 @@ SMALLER = {
     'evaluate': {'--parts': '1', '--seeds': '0', '+': '--processes 1'},
     'render': {'+': '--seconds 1 --rate 4 --height 90'},
     'run': {},
+    'report': {},
     'check_bags': {},
     'check_interface': {},
 }
@@ -240,12 +241,27 @@ def test_run_records_the_policy(graph, checkpoint, folder, tmp_path):
     assert list(tmp_path.rglob('*.mcap'))
 
 
-@pytest.mark.timeout(120)
-def test_run_records_demonstrations(graph, folder):
+@pytest.fixture(scope='module')
+def recorded(folder) -> Path:
+    """Give a bag that the recorder node wrote while the expert demonstrated."""
+    pytest.importorskip('rclpy')
     words = smaller(one('run --scenario record'), folder)
     run_until_alive(words, 'demonstration/arm_velocity', seconds=4.0)
-    bags = list((folder / 'recorded').rglob('*.mcap'))
+    return folder / 'recorded'
+
+
+@pytest.mark.timeout(120)
+def test_run_records_demonstrations(graph, recorded):
+    bags = list(recorded.rglob('*.mcap'))
     assert bags and bags[0].stat().st_size > 100_000
+
+
+@pytest.mark.timeout(120)
+def test_report_is_one_page(graph, recorded, folder):
+    run(one('report'), folder)
+    page = (folder / 'recorded.html').read_text(encoding='utf-8')
+    assert '</html>' in page
+    assert not re.search(r'(src|href)="https?:', page)
 
 
 def test_a_command_for_another_robot_trains_with_its_interface():
