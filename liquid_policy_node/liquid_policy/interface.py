@@ -128,6 +128,9 @@ class FeatureSpec:
         _expect(self.align == 'hold', 'align', "'hold'", self.align)
         _check_not_negative(self, 'pairing')
         _check_timing(self)
+        _expect(self.pairing < 0.5 / self.rate, 'pairing',
+                f'less than half a period, {0.5 / self.rate:.4g} s, so that one image only fits',
+                self.pairing)
 
     @property
     def type(self) -> str:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from liquid_policy.interface import (
     Interface,
@@ -175,6 +177,7 @@ WRONG = {
     'two types on one topic': (
         _change('observations', 'imu', 'topic', to='joint_states'), 'joint_states'),
     'feature of no image': (_change('features', 'images', to=['thermal']), 'features.images'),
+    'ambiguous pairing': (_change('features', 'pairing', to=0.02), 'features.pairing'),
     'no features': (_remove('features'), 'features'),
     'section as a list': (_change('observations', to=[1, 2]), 'observations'),
     'spec as text': (_change('observations', 'imu', to='imu/data'), 'observations.imu'),
@@ -188,6 +191,46 @@ def test_what_cannot_be_meant_is_refused_by_name(case):
     data = _data()
     change(data)
     assert where in _refusal(data)
+
+
+def _places(data, path=()):
+    yield path
+    items = data.items() if isinstance(data, dict) else enumerate(data) \
+        if isinstance(data, list) else ()
+    for key, value in items:
+        yield from _places(value, (*path, key))
+
+
+JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 200), st.floats(), st.text(max_size=8),
+    st.sampled_from(['hold', 'rad', 'data.0', 'imu', 'joint_states', 'sensor_msgs/msg/Imu']),
+    st.lists(st.one_of(st.text(max_size=3), st.integers(), st.floats(), st.none()), max_size=3),
+    st.dictionaries(st.one_of(st.text(max_size=5), st.integers(), st.none()), st.integers(),
+                    max_size=2))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_no_file_does_anything_but_be_read_or_refused(data):
+    content = _data()
+    for _ in range(data.draw(st.integers(1, 3))):
+        *path, last = data.draw(st.sampled_from([place for place in _places(content) if place]))
+        owner = content
+        for key in path:
+            owner = owner[key]
+        action = data.draw(st.sampled_from(['replace', 'remove', 'add']))
+        if action == 'remove':
+            del owner[last]
+        elif action == 'add' and isinstance(owner, dict):
+            owner[data.draw(st.one_of(st.text(max_size=5), st.integers()))] = data.draw(JUNK)
+        else:
+            owner[last] = data.draw(JUNK)
+    try:
+        interface = _parsed(content)
+    except InterfaceError as error:
+        assert str(error).startswith('file.yaml: ')
+    else:
+        assert parse_interface(interface.to_yaml()) == interface
 
 
 def test_a_key_given_twice_is_refused_with_its_lines():
