@@ -65,7 +65,7 @@ class PolicyNode(ManagedNode):
         self.robot = self._interface.robot
         self._aligner = Aligner(self._interface)
         self._window: deque[Inputs] = deque(maxlen=int(settings.window * self._interface.rate))
-        self._encoder_seen = ''
+        self._encoder_seen, self._image_used = '', 0
         self._previous: Model | None = None
         self._pending: Model | None = None
         self._loading = False
@@ -208,7 +208,8 @@ class PolicyNode(ManagedNode):
         now = self.ros_now()
         self.diagnostics.tick('proposals')
         self.diagnostics.latency('stamp_to_proposal', 1e-9 * (now - aligned.newest))
-        if aligned.image_stamp:
+        if aligned.image_stamp and aligned.image_stamp != self._image_used:
+            self._image_used = aligned.image_stamp  # the first proposal it has a part in
             self.diagnostics.latency('image_to_proposal', 1e-9 * (now - aligned.image_stamp))
 
     def _forget(self, why: str) -> None:

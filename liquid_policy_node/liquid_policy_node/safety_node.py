@@ -157,9 +157,10 @@ class SafetyNode(ManagedNode):
         now = self.ros_now()
         self._check_clock(now)
         stamp = stamp_of(message)
+        feedback = self._joints.read(message)  # first: what cannot be used takes no stamp
         if not self._joint_guard.accept(stamp, now):
             return
-        self._feedback = self._joints.read(message)
+        self._feedback = feedback
         self._feedback_stamp, self._feedback_receipt = stamp, self._tick_now()
         self.diagnostics.tick('joint_states')
         if not self._commanding:
@@ -302,7 +303,8 @@ class SafetyNode(ManagedNode):
         if proposal is not None and not self._proposal_used:
             self._proposal_used = True
             self.diagnostics.latency('stamp_to_command', 1e-9 * (now - proposal.stamp))
-            if proposal.image_stamp:
+            if proposal.image_stamp > self._image_used:  # the first command it has a part in
+                self._image_used = proposal.image_stamp
                 self.diagnostics.latency('image_to_command', 1e-9 * (now - proposal.image_stamp))
         halted = result.state in (State.BRAKING, State.STOPPED)
         if halted:
@@ -342,6 +344,7 @@ class SafetyNode(ManagedNode):
         self._proposal_fault = ''
         self._feedback_stamp = self._feedback_receipt = self._proposal_receipt = 0
         self._proposal_used = True
+        self._image_used = 0
         self._last_tick = 0
         self._joint_guard.forget()
         self._proposal_guard.forget()

@@ -10,6 +10,7 @@ pytest.importorskip('rclpy')
 from bench_robot import HOME, BenchRobot, Graph, until
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
 from liquid_policy_msgs.msg import SafetyStatus
@@ -199,6 +200,22 @@ def test_reordered_and_further_joints_do_not_matter(moving):
     assert SafetyStatus.PASSING in states
     assert not any('position/' in name for _, status in robot.statuses[count:]
                    for name in status.active_constraints)
+
+
+def test_other_joints_on_the_same_topic_do_not_hide_the_arm(moving):
+    """Some robots publish wheels and arm in messages of their own, with the same stamp."""
+    robot, _, _ = moving
+
+    def wheels_first(message):
+        wheels = JointState(header=message.header, name=['left_wheel_joint'], position=[0.0])
+        robot._outputs['joint_states'].publish(wheels)
+        return message
+    robot.alter['joint_states'] = wheels_first
+    time.sleep(0.1)
+    count = len(robot.statuses)
+    time.sleep(0.4)
+    states = [status.state for _, status in robot.statuses[count:]]
+    assert states.count(SafetyStatus.PASSING) > 0.7 * len(states)
 
 
 def test_a_proposal_beyond_the_limits_is_limited_and_counted(moving):
