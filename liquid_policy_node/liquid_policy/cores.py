@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -199,6 +201,12 @@ class CfcCore(Core):
     A backbone sees input and state; from it come a state for short gaps, one for long gaps, and
     the rate of the gate between them: h' = early (1 - s) + late s, s = sigmoid(rate t + offset).
 
+    It begins as a bank of leaks: `early` passes the state on, and the gates let go of it with
+    time constants from 2 to 100 steps. Begun at random it forgets within a few steps and finds
+    no gradient to remember by: the belt's speed, which shows only over tenths of a second, was
+    then not learned at all (33 mm/s error, as without memory, against 20 mm/s after as many
+    steps). The idea is that of chrono initialisation, Tallec and Ollivier, arXiv:1804.11188.
+
     Source: Hasani et al., Closed-form Continuous-time Neural Networks, arXiv:2106.13898. Equal
     to ncps's CfCCell (mode 'default', one backbone layer) with t in units of `unit_time`.
     """
@@ -210,6 +218,24 @@ class CfcCore(Core):
         self.heads = nn.Linear(backbone, 4 * units)     # early, late, rate, offset
         nn.init.xavier_uniform_(self.backbone.weight)
         nn.init.xavier_uniform_(self.heads.weight)
+        if backbone >= units:
+            self._begin_as_leaks(units, inputs)
+
+    @torch.no_grad()
+    def _begin_as_leaks(self, units: int, inputs: int) -> None:
+        weight = self.backbone.weight
+        weight[:units] *= 0.1
+        weight[:units, inputs:] += torch.eye(units) / (1.7159 * 0.666)      # slope at 0 of 1
+        self.backbone.bias.zero_()
+        weight = self.heads.weight
+        weight[:units] *= 0.1
+        weight[:units, :units] += torch.eye(units)
+        weight[2 * units:] *= 0.3
+        self.heads.bias.zero_()
+        steps = torch.logspace(math.log10(2.0), math.log10(100.0), units)
+        # A small share let go of grows with the gap: twice the time, about twice the share.
+        self.heads.bias[2 * units:3 * units] = math.log(2.0)
+        self.heads.bias[3 * units:] = torch.logit(1.0 / steps) - math.log(2.0)
 
     def project(self, x: Tensor) -> Tensor:
         """Return the backbone's part from the input."""
