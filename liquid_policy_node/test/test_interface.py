@@ -19,6 +19,8 @@ from liquid_policy.interface import (
 
 CONFIG = Path(__file__).parents[1] / 'config'
 MANIPULATOR = CONFIG / 'manipulator.interface.yaml'
+LOADER = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
+DUMPER = getattr(yaml, 'CSafeDumper', yaml.SafeDumper)
 SHIPPED = sorted(CONFIG.glob('*.interface.yaml'))
 
 
@@ -28,11 +30,11 @@ def manipulator() -> Interface:
 
 
 def _data() -> dict:
-    return yaml.safe_load(MANIPULATOR.read_text())
+    return yaml.load(MANIPULATOR.read_text(), LOADER)  # noqa: S506 (a safe one)
 
 
 def _parsed(data: dict) -> Interface:
-    return parse_interface(yaml.safe_dump(data, sort_keys=False), 'file.yaml')
+    return parse_interface(yaml.dump(data, Dumper=DUMPER, sort_keys=False), 'file.yaml')
 
 
 def _refusal(data: dict) -> str:
