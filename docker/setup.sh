@@ -28,13 +28,13 @@ fi
 
 # What the packages depend on: versions; what the build depends on: build files, messages, and
 # the names of the files that are linked into install/.
-packages_hash() { cat "$lock" docker/patch_wheels.py | sha256sum | cut -c1-64; }
+packages_hash() { { cat "$lock" docker/patch_wheels.py; echo "$root"; } | sha256sum | cut -c1-64; }
 build_hash() {
   {
     packages_hash; cat docker/setup.sh
     cat liquid_*/package.xml liquid_*/setup.* test/package.xml test/setup.* \
       liquid_policy_msgs/CMakeLists.txt liquid_policy_msgs/msg/* liquid_policy_msgs/srv/*
-    ls -d "$root" launch/* config/* liquid_policy_node/urdf/* liquid_policy_node/checkpoints/* \
+    ls -d launch/* config/* liquid_policy_node/urdf/* liquid_policy_node/checkpoints/* \
       liquid_*/*/ || true
   } 2>/dev/null | sha256sum | cut -c1-64
 }
@@ -43,10 +43,15 @@ holds() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
 wanted_packages=$(packages_hash)
 environment_only=
 if [ "${1:-}" = --environment ]; then environment_only=1; else wanted_build=$(build_hash); fi
-if holds "$venv/packages.stamp" "$wanted_packages" && [ -x "$venv/bin/python" ] \
-    && { [ -n "$environment_only" ] || holds install/build.stamp "$wanted_build"; }; then
-  exit 0
-fi
+up_to_date() {
+  holds "$venv/packages.stamp" "$wanted_packages" && [ -x "$venv/bin/python" ] \
+    && { [ -n "$environment_only" ] || holds install/build.stamp "$wanted_build"; }
+}
+if up_to_date; then exit 0; fi
+# One set-up at a time in a checkout; whoever waited finds the work done.
+exec 9< docker/setup.sh
+flock 9
+if up_to_date; then exit 0; fi
 started=$SECONDS
 
 # --- what must be on the machine --------------------------------------------------------------
@@ -102,8 +107,10 @@ fi
 # --- Python packages --------------------------------------------------------------------------
 python=$(find_python)
 if ! holds "$venv/packages.stamp" "$wanted_packages"; then
-  if [ -e "$venv" ] && ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-    say 'removing an unusable .venv'
+  # The programs in an environment name its folder; a checkout that was moved needs a new one.
+  if [ -e "$venv" ] && ! { "$venv/bin/python" -m pip --version && head -n 1 "$venv/bin/pip" \
+      | grep -F "$venv/bin"; } >/dev/null 2>&1; then
+    say 'removing a .venv that is broken or was made elsewhere'
     rm -rf "$venv"
   fi
   if [ ! -e "$venv" ]; then
