@@ -125,75 +125,6 @@ def _cfc_loop(projected: Tensor, elapsed: Tensor, state: Tensor, mask: Tensor, m
     return torch.stack(outputs)
 
 
-@torch.jit.script
-def _kept_advance(projected: Tensor, elapsed: Tensor, state: Tensor, recurrent: Tensor,
-                  heads: Tensor, bias: Tensor, unit_time: float) -> Tensor:
-    hidden = 1.7159 * torch.tanh(0.666 * torch.addmm(projected, state, recurrent))
-    target, share = torch.addmm(bias, hidden, heads).chunk(2, 1)
-    share = torch.sigmoid(share)
-    # 1 / tau, from 1 / s to 100 / s, evenly on a logarithmic scale
-    rate = unit_time * torch.exp(4.605170186 * share)
-    return state - torch.expm1(-rate * elapsed) * (torch.tanh(target) - state)
-
-
-@torch.jit.script
-def _kept_loop(projected: Tensor, elapsed: Tensor, state: Tensor, mask: Tensor, masked: bool,
-               recurrent: Tensor, heads: Tensor, bias: Tensor, unit_time: float) -> Tensor:
-    outputs = []
-    for index in range(projected.shape[0]):
-        after = _kept_advance(projected[index], elapsed[index], state, recurrent, heads, bias,
-                              unit_time)
-        if masked:
-            after = torch.where(mask[index], after, state)
-        state = after
-        outputs.append(state)
-    return torch.stack(outputs)
-
-
-class KeptCfcCore(Core):
-    """
-    Closed-form continuous-time cell that keeps its state: the liquid equation solved exactly.
-
-    With target g and time constant tau, both functions of input and state and held over the
-    step, dh/dt = (g - h) / tau has the solution h' = g + (h - g) exp(-t / tau); tau lies between
-    0.01 and 1.0 s. Unlike the gated form, whose next state is made anew at every step, a unit
-    remembers for as long as its time constant says, however often it is stepped.
-
-    Source: Hasani et al., Closed-form Continuous-time Neural Networks, arXiv:2106.13898, the
-    solution x(t) = (x(0) - A) exp(-[w + f] t) + A before its approximation by a gate.
-    """
-
-    def __init__(self, inputs: int, units: int = 64, unit_time: float = 0.01,
-                 backbone: int = 128):
-        super().__init__(inputs, units, unit_time)
-        self.backbone = nn.Linear(inputs + units, backbone)
-        self.heads = nn.Linear(backbone, 2 * units)     # target, share
-        nn.init.xavier_uniform_(self.backbone.weight)
-        nn.init.xavier_uniform_(self.heads.weight)
-        with torch.no_grad():
-            # time constants from 0.7 to 0.02 s to begin with
-            shares = torch.linspace(0.08, 0.85, units)
-            self.heads.bias[units:].copy_(torch.logit(shares))
-
-    def project(self, x: Tensor) -> Tensor:
-        """Return the backbone's part from the input."""
-        return nn.functional.linear(x, self.backbone.weight[:, :self.inputs], self.backbone.bias)
-
-    def advance(self, projected: Tensor, elapsed: Tensor, state: Tensor) -> Tensor:
-        """Return the next state."""
-        return _kept_advance(projected, elapsed, state,
-                             self.backbone.weight[:, self.inputs:].t(), self.heads.weight.t(),
-                             self.heads.bias, self.unit_time)
-
-    def _loop(self, projected: Tensor, elapsed: Tensor, state: Tensor, mask: Tensor | None):
-        first = projected.transpose(0, 1).contiguous()
-        kept = first.new_zeros(0) if mask is None else mask.t().unsqueeze(-1)
-        outputs = _kept_loop(first, elapsed.transpose(0, 1).contiguous(), state, kept,
-                             mask is not None, self.backbone.weight[:, self.inputs:].t(),
-                             self.heads.weight.t(), self.heads.bias, self.unit_time)
-        return outputs.transpose(0, 1), outputs[-1]
-
-
 class CfcCore(Core):
     """
     Closed-form continuous-time cell, gated form.
@@ -323,8 +254,7 @@ class OdeCore(Core):
         return state
 
 
-_KINDS: dict[str, type[Core]] = {'cfc': KeptCfcCore, 'cfc-gated': CfcCore, 'lstm': LstmCore,
-                                 'ode': OdeCore}
+_KINDS: dict[str, type[Core]] = {'cfc': CfcCore, 'lstm': LstmCore, 'ode': OdeCore}
 
 
 def build_core(settings: CoreSettings, inputs: int) -> Core:

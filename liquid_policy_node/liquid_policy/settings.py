@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-CORES = ('cfc', 'cfc-gated', 'lstm', 'ode')
+CORES = ('cfc', 'lstm', 'ode')
 
 
 class SettingsError(ValueError):

@@ -5,13 +5,7 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
-from liquid_policy.cores import (  # noqa: E402
-    CfcCore,
-    KeptCfcCore,
-    LstmCore,
-    OdeCore,
-    build_core,
-)
+from liquid_policy.cores import CfcCore, LstmCore, OdeCore, build_core  # noqa: E402
 from liquid_policy.settings import CORES, CoreSettings, SettingsError  # noqa: E402
 
 
@@ -45,50 +39,6 @@ def test_cfc_equals_ncps_with_copied_weights():
         state = core.step(x, time * 50, state)
         _, other = cell(x, other, time * 50)
         assert torch.allclose(state, other, atol=1e-5)
-
-
-def _driven_by_input_only(units=6):
-    torch.manual_seed(2)
-    core = KeptCfcCore(5, units).double()
-    with torch.no_grad():
-        core.backbone.weight[:, core.inputs:].zero_()
-    return core
-
-
-def test_kept_cfc_is_the_exact_solution_of_its_equation():
-    # dh/dt = (g - h) / tau with g and tau held, against Dormand-Prince
-    odeint = pytest.importorskip('torchdiffeq').odeint
-    core = _driven_by_input_only()
-    x, state = torch.randn(3, 5).double(), torch.rand(3, 6).double()
-    hidden = 1.7159 * torch.tanh(0.666 * core.project(x))
-    target, share = core.heads(hidden).chunk(2, 1)
-    tau = 100.0 ** -torch.sigmoid(share)
-    expected = odeint(lambda t, h: (torch.tanh(target) - h) / tau, state,
-                      torch.tensor([0.0, 0.037]).double(), rtol=1e-9, atol=1e-10)[-1]
-    found = core.step(x, torch.full((3, 1), 0.037).double(), state)
-    assert torch.allclose(found, expected, atol=1e-7)
-
-
-def test_kept_cfc_two_steps_equal_one_of_their_sum():
-    core = _driven_by_input_only()
-    x, state = torch.randn(3, 5).double(), torch.rand(3, 6).double()
-
-    def after(seconds, h):
-        return core.step(x, torch.full((3, 1), seconds).double(), h)
-
-    assert torch.allclose(after(0.02, after(0.013, state)), after(0.033, state), atol=1e-12)
-
-
-def test_kept_cfc_time_constants_stay_between_10_ms_and_1_s():
-    core = _driven_by_input_only()
-    with torch.no_grad():
-        core.heads.bias.zero_()
-        core.heads.weight.zero_()
-        state = torch.ones(1, 6).double()       # and the target is 0
-        for share, tau in ((-1e3, 1.0), (1e3, 0.01)):
-            core.heads.bias[6:] = share
-            left = core.step(torch.zeros(1, 5).double(), torch.full((1, 1), 0.01).double(), state)
-            assert torch.allclose(left, torch.exp(torch.tensor(-0.01 / tau)).double(), atol=1e-7)
 
 
 def test_lstm_equals_torch():
@@ -213,5 +163,5 @@ def test_wrong_shapes_are_refused(core):
 
 
 def test_unknown_core_is_refused():
-    with pytest.raises(SettingsError, match="one of cfc, cfc-gated, lstm, ode.*'gru'"):
+    with pytest.raises(SettingsError, match="one of cfc, lstm, ode.*'gru'"):
         CoreSettings(kind='gru')
