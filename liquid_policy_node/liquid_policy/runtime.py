@@ -153,12 +153,16 @@ class ModeKeeper:
     unless its weight has fallen below `threshold` times the heaviest one's.
     """
 
-    def __init__(self, dt: float, threshold: float = 0.2):
+    def __init__(self, dt: float, threshold: float = 0.2, low: np.ndarray | None = None,
+                 high: np.ndarray | None = None):
         """
         Remember nothing yet.
 
         :param dt: time between steps of a chunk [s].
         :param threshold: 0: never switch; 1: always take the heaviest.
+        :param low: smallest value each action can take, `(actions,)`; none when left out. A
+            regression ends a hair beyond 0 and 1 of a gripper, which means nothing.
+        :param high: largest value, likewise.
         :raises ValueError: if `dt` is not above 0 or `threshold` not in [0, 1].
         """
         if not dt > 0.0:
@@ -166,7 +170,18 @@ class ModeKeeper:
         if not 0.0 <= threshold <= 1.0:
             raise ValueError(f'threshold: expected 0 to 1, came {threshold}')
         self._dt, self._threshold = dt, threshold
+        self._low = -np.inf if low is None else low
+        self._high = np.inf if high is None else high
         self.reset()
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, threshold: float = 0.2) -> ModeKeeper:
+        """Return a keeper with the step time and the action ranges of a checkpoint."""
+        limits = checkpoint.interface.limits
+        ranges = [limits[name].range if name in limits else None
+                  for name in checkpoint.interface.action_names]
+        low, high = np.array([found or (-np.inf, np.inf) for found in ranges], np.float32).T
+        return cls(float(checkpoint.settings['mixture']['dt']), threshold, low, high)
 
     def reset(self) -> None:
         """Forget the last plan."""
@@ -194,4 +209,4 @@ class ModeKeeper:
             if distribution.weights[nearest] >= least:
                 index = nearest
         self._plan, self._age = distribution.means[index], 0.0
-        return index, self._plan.copy()
+        return index, np.clip(self._plan, self._low, self._high)

@@ -132,7 +132,7 @@ class Model:
         self._period = 1.0 / checkpoint.interface.rate
         self._gap = gap
         self._runtime = PolicyRuntime(checkpoint, threads)
-        self._keeper = ModeKeeper(self.dt, threshold)
+        self._keeper = ModeKeeper.of(checkpoint, threshold)
         self.reset()
 
     def reset(self) -> None:

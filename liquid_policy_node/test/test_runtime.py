@@ -145,6 +145,15 @@ def _two_plans(first_weight):
                         np.full_like(means, 0.1), np.zeros(1), np.ones(1))
 
 
+def test_keeper_stays_within_the_ranges_of_actions():
+    means = np.array([[[-0.1, 3.0], [1.2, -3.0]]], np.float32)
+    distribution = Distribution(np.ones(1, np.float32), means, np.ones_like(means),
+                                np.zeros(0), np.zeros(0))
+    keeper = ModeKeeper(0.02, low=np.array([0.0, -np.inf]), high=np.array([1.0, np.inf]))
+    _, chosen = keeper.choose(distribution, 0.01)
+    np.testing.assert_array_equal(chosen, np.array([[0.0, 3.0], [1.0, -3.0]], np.float32))
+
+
 def test_mode_is_kept_while_it_is_plausible_and_left_when_not():
     keeper = ModeKeeper(dt=0.02, threshold=0.2)
     assert keeper.choose(_two_plans(0.6), 0.01)[0] == 0

@@ -47,10 +47,9 @@ def load_driver(sim: conveyor.ConveyorSim, checkpoint: Path) -> drivers.PolicyDr
     from liquid_policy.checkpoint import load_checkpoint
     from liquid_policy.runtime import EncoderRuntime, ModeKeeper, PolicyRuntime
     loaded = load_checkpoint(checkpoint)
-    dt = loaded.settings['mixture']['dt']
     return drivers.PolicyDriver(
         sim, loaded.interface, EncoderRuntime(loaded), PolicyRuntime(loaded),
-        lambda: ModeKeeper(dt))
+        lambda: ModeKeeper.of(loaded))
 
 
 def make_driver(sim: conveyor.ConveyorSim, policy: str) -> drivers.Driver:
