@@ -12,6 +12,18 @@ from liquid_policy.conversion import NANOSECONDS, MessageError, stamp_of
 from liquid_policy.limits import Limits
 
 
+def header_stamp(message: Any) -> int:
+    """
+    The stamp of a message whose type has a header [ns].
+
+    :raises MessageError: if it has none.
+    """
+    stamp = stamp_of(message)
+    if stamp is None:
+        raise MessageError(f'expected a message with a header, came {type(message).__name__}')
+    return stamp
+
+
 class StampGuard:
     """Accepts stamps that move forward and do not lie ahead of the clock."""
 
@@ -99,7 +111,7 @@ class JointReader:
             raise MessageError('expected finite positions, came ' + ', '.join(
                 f'{self._limits.names[entry]} = {values["position"][entry]}'
                 for entry in np.flatnonzero(wrong)))
-        return JointFeedback(**values)
+        return JointFeedback(values['position'], values['velocity'], values['effort'])
 
     def _find(self, names: tuple[str, ...]) -> list[tuple[int, int]]:
         where = {name: place for place, name in enumerate(names)}
@@ -181,8 +193,7 @@ def read_proposal(message: Any, names: tuple[str, ...]) -> TimedProposal:
         raise MessageError('the chosen sequence is not finite: ' + ', '.join(
             name for name, wrong in zip(names, bad, strict=True) if wrong))
     image = message.image_stamp
-    stamp = stamp_of(message)
-    assert stamp is not None
     return TimedProposal(
-        stamp, image.sec * NANOSECONDS + image.nanosec, message.model_version, message.dt,
-        arrays['chosen'], arrays['weights'], arrays['means'], arrays['standard_deviations'])
+        header_stamp(message), image.sec * NANOSECONDS + image.nanosec, message.model_version,
+        message.dt, arrays['chosen'], arrays['weights'], arrays['means'],
+        arrays['standard_deviations'])

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +122,11 @@ class ManagedNode(LifecycleNode):
                 f'{name}: {type(error).__name__}: {error} ({last.filename}:{last.lineno})'))
             return False
         return True
+
+    def later(self, work: Coroutine) -> None:
+        """Let the executor run a coroutine; its callbacks go on meanwhile."""
+        assert self.executor is not None
+        self.executor.create_task(work)
 
     def report(self, name: str, text: str, period: float = 1.0) -> None:
         """Count, and log as an error at most once per `period` [s] and name."""

@@ -11,12 +11,12 @@ import numpy as np
 from sensor_msgs.msg import Image
 
 from liquid_policy.alignment import FramePairer
-from liquid_policy.conversion import image_from_message, stamp_of
+from liquid_policy.conversion import image_from_message
 from liquid_policy.interface import load_interface
 from liquid_policy_msgs.msg import Features, ModelUpdate
 from liquid_policy_msgs.srv import LoadModel
 from liquid_policy_node import qos
-from liquid_policy_node.inputs import StampGuard
+from liquid_policy_node.inputs import StampGuard, header_stamp
 from liquid_policy_node.lifecycle import ManagedNode, NodeSettings, Refusal, run
 from liquid_policy_node.models import Encoder, in_thread, load_encoder
 from liquid_policy_node.parameters import parameter
@@ -66,6 +66,7 @@ class PerceptionNode(ManagedNode):
         self._features = self.create_publisher(Features, features.topic, qos.STREAM_OUT)
         self._stamp_guards = {
             spec.name: StampGuard(spec.topic, settings.future_tolerance) for spec in chosen}
+        self._stack = features
         self._pairer = FramePairer(features)
         self._subscriptions_made = [
             self.subscribe(Image, spec.topic, self._reader(spec), qos.IMAGE) for spec in chosen]
@@ -76,7 +77,7 @@ class PerceptionNode(ManagedNode):
 
     def activate(self) -> None:
         """Start with the next pair."""
-        self._pairer = FramePairer(self._interface.features)
+        self._pairer = FramePairer(self._stack)
 
     def cleanup(self) -> None:
         """Destroy the topics, forget the encoder."""
@@ -88,7 +89,7 @@ class PerceptionNode(ManagedNode):
 
     def _reader(self, spec: Any) -> Any:
         def on_image(message: Image) -> None:
-            now, stamp = self.ros_now(), stamp_of(message)
+            now, stamp = self.ros_now(), header_stamp(message)
             self.diagnostics.tick(spec.name)
             if not self._stamp_guards[spec.name].accept(stamp, now):
                 self.diagnostics.count(f'repeated_{spec.name}')
@@ -155,7 +156,7 @@ class PerceptionNode(ManagedNode):
         """Take over a promoted model if that is allowed."""
         if self.settings.accept_updates and message.version != self._encoder.version:
             request = LoadModel.Request(path=message.path, sha256=message.sha256)
-            self.executor.create_task(self.on_load(request, LoadModel.Response()))
+            self.later(self.on_load(request, LoadModel.Response()))
 
 
 def main(argv: list[str] | None = None) -> int:

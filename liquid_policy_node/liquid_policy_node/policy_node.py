@@ -18,6 +18,7 @@ from liquid_policy.interface import load_interface
 from liquid_policy_msgs.msg import ActionDistribution, Estimate, Features, ModelUpdate
 from liquid_policy_msgs.srv import LoadModel
 from liquid_policy_node import qos
+from liquid_policy_node.inputs import header_stamp
 from liquid_policy_node.lifecycle import ManagedNode, NodeSettings, run
 from liquid_policy_node.models import Inputs, Model, Step, in_thread, load_for
 from liquid_policy_node.parameters import parameter
@@ -136,13 +137,12 @@ class PolicyNode(ManagedNode):
                 f'{message.encoder_id}; load the same checkpoint into perception '
                 '(~/load_model) and policy')
         values = np.frombuffer(message.values, np.float32)
+        assert self._interface.features is not None
         size = self._interface.features.size
         if values.shape != (size,) or not np.isfinite(values).all():
             raise ValueError(f'expected {size} finite features, came {values.shape[0]}'
                              f'{"" if np.isfinite(values).all() else ", not all finite"}')
-        stamp = stamp_of(message)
-        assert stamp is not None
-        self._push(FEATURES, stamp, values, self.ros_now())
+        self._push(FEATURES, header_stamp(message), values, self.ros_now())
 
     def _push(self, name: str, stamp: int, value: np.ndarray, now: int) -> None:
         """Hand a sample to the aligner and say what became of it."""
@@ -314,7 +314,7 @@ class PolicyNode(ManagedNode):
         """Take over a promoted model if that is allowed."""
         if self.settings.accept_updates and message.version != self._model.version:
             request = LoadModel.Request(path=message.path, sha256=message.sha256)
-            self.executor.create_task(self.on_load(request, LoadModel.Response(), wait=True))
+            self.later(self.on_load(request, LoadModel.Response(), wait=True))
 
 
 def _floats(values: np.ndarray) -> array:

@@ -20,12 +20,18 @@ from liquid_policy.barrier import (
     SafetyFilter,
     State,
 )
-from liquid_policy.conversion import commands_from_action, fill_message, stamp_of
+from liquid_policy.conversion import commands_from_action, fill_message
 from liquid_policy.interface import load_interface
 from liquid_policy.limits import load_limits
 from liquid_policy_msgs.msg import ActionDistribution, SafetyStatus
 from liquid_policy_node import qos
-from liquid_policy_node.inputs import JointReader, StampGuard, TimedProposal, read_proposal
+from liquid_policy_node.inputs import (
+    JointReader,
+    StampGuard,
+    TimedProposal,
+    header_stamp,
+    read_proposal,
+)
 from liquid_policy_node.lifecycle import ManagedNode, NodeSettings, run
 from liquid_policy_node.parameters import SettingsError, parameter
 from liquid_policy_node.resources import find_description, find_interface, message_class
@@ -48,7 +54,8 @@ class SafetySettings(NodeSettings):
     future_tolerance: float = parameter(
         0.02, 'How far a stamp may lie ahead of the clock.', 's', low=0.0, high=1.0)
     longest_period: float = parameter(
-        0.025, 'Longest gap between two commands the braking distance covers.', 's',
+        0.025, 'Longest gap between two commands the braking distance covers. As long as the '
+        "robot's own command timeout, it covers a safety node that stalls or dies.", 's',
         low=0.001, high=0.2)
     actuation_delay: float = parameter(
         0.02, "Delay plus time constant of the robot's velocity control, at most.", 's',
@@ -82,6 +89,12 @@ class SafetyNode(ManagedNode):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__('safety', SafetySettings, **kwargs)
         self._timer: Any = None
+        self._feedback: JointFeedback | None = None
+        self._proposal: TimedProposal | None = None
+        self._state = State.INACTIVE
+        self._simulated = self._engaged = self._commanding = False
+        self._interventions = self._missed = 0
+        self._activated = self._last_now = self._last_tick = self._image_used = 0
 
     def configure(self) -> None:
         """Read interface and limits, create the topics."""
@@ -156,7 +169,7 @@ class SafetyNode(ManagedNode):
         """Keep the newest joint states; what cannot be used counts as silence."""
         now = self.ros_now()
         self._check_clock(now)
-        stamp = stamp_of(message)
+        stamp = header_stamp(message)
         feedback = self._joints.read(message)  # first: what cannot be used takes no stamp
         if not self._joint_guard.accept(stamp, now):
             return
@@ -171,7 +184,7 @@ class SafetyNode(ManagedNode):
         """Keep the newest proposal and answer it at once; a broken one ends the last one."""
         now = self.ros_now()
         self._check_clock(now)
-        if not self._proposal_guard.accept(stamp_of(message), now):
+        if not self._proposal_guard.accept(header_stamp(message), now):
             return
         self._proposal, self._proposal_fault = None, ''
         try:
@@ -339,8 +352,7 @@ class SafetyNode(ManagedNode):
 
     def _forget(self) -> None:
         """Drop every input."""
-        self._feedback: JointFeedback | None = None
-        self._proposal: TimedProposal | None = None
+        self._feedback = self._proposal = None
         self._proposal_fault = ''
         self._feedback_stamp = self._feedback_receipt = self._proposal_receipt = 0
         self._proposal_used = True

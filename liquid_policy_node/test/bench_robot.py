@@ -178,7 +178,7 @@ class Graph:
         self._executor.shutdown()
 
 
-def until(condition: Callable[[], Any], timeout: float = 5.0) -> Any:
+def until(condition: Callable[[], Any], timeout: float = 20.0) -> Any:
     """Wait until a condition holds; its value, or its last one after `timeout` [s]."""
     deadline = time.monotonic() + timeout
     while not (value := condition()) and time.monotonic() < deadline:

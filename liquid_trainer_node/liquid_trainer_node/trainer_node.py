@@ -16,6 +16,7 @@ from liquid_policy.conversion import stamp_of, vector_from_message
 from liquid_policy.interface import SourceSpec, load_interface
 from liquid_policy_msgs.msg import Features, TrainerStatus
 from liquid_policy_node import qos
+from liquid_policy_node.inputs import header_stamp
 from liquid_policy_node.lifecycle import ManagedNode, NodeSettings, run
 from liquid_policy_node.models import encoder_identity, load_for
 from liquid_policy_node.parameters import parameter
@@ -136,9 +137,8 @@ class TrainerNode(ManagedNode):
             raise ValueError(
                 f'expected features of encoder {self._encoder}, came {message.encoder_id}; give '
                 'trainer and perception the same checkpoint')
-        stamp = stamp_of(message)
-        assert stamp is not None
-        self._collector.observe(FEATURES, stamp, np.array(message.values, np.float32))
+        values = np.array(message.values, np.float32)
+        self._collector.observe(FEATURES, header_stamp(message), values)
 
     def _take(self, window: Window | None) -> None:
         if window is not None and self._worker is not None:

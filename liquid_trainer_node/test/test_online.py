@@ -32,15 +32,17 @@ def feed(collector, ticks, start=1_000_000_000, demonstrate=lambda tick: True):
 
 
 def test_a_window_holds_each_ticks_inputs_and_the_action_that_followed():
-    """Joints without latency, IMU one tick, features two ticks and to the third before."""
+    """Joints without latency, IMU and features as late as the interface says."""
+    imu = round(INTERFACE.observations['imu'].latency * 100)
+    image = round(INTERFACE.features.latency * 100)
     windows = feed(WindowCollector(INTERFACE, length=0.5), 400)
     assert len(windows) >= 6
     for window in windows:
         assert window.vectors.shape == (50, 12) and window.actions.shape == (50, 9)
         tick = window.vectors[:, 6]
         np.testing.assert_array_equal(np.diff(tick), 1.0)
-        np.testing.assert_array_equal(window.vectors[:, 0], tick - 1)
-        np.testing.assert_array_equal(window.features[:, 0], (tick - 2) // 3 * 3)
+        np.testing.assert_array_equal(window.vectors[:, 0], tick - imu)
+        np.testing.assert_array_equal(window.features[:, 0], (tick - image) // 3 * 3)
         np.testing.assert_array_equal(window.actions, np.repeat(tick[:, None], 9, axis=1))
         assert np.isnan(window.targets).all()
 
