@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -157,15 +158,21 @@ class Model:
         Advance to a tick.
 
         :param inputs: finite and fresh.
-        :raises ValueError: for wrong shapes or numbers that are not finite; the state stays.
+        :raises ValueError: for wrong shapes or numbers that are not finite (the state stays), or
+            if the model's own answer is not finite (the state starts anew).
         """
         elapsed = self.elapsed(inputs.tick)
         if elapsed is None:
             self.reset()
             elapsed = self._period
-        self._state, distribution = self._runtime.step(
+        state, distribution = self._runtime.step(
             inputs.features, inputs.vector, elapsed, self._state)
-        self.last = inputs.tick
+        # A sum is finite only if every term is.
+        if not math.isfinite(state.sum() + distribution.means.sum()):
+            self.reset()
+            raise ValueError(f'model {self.version} answered with numbers that are not finite; '
+                             'its state starts anew')
+        self._state, self.last = state, inputs.tick
         component, chosen = self._keeper.choose(distribution, elapsed)
         return Step(distribution, component, chosen, elapsed)
 
