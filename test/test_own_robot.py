@@ -64,3 +64,66 @@ def test_arm_reaches_the_sum_of_its_links_when_stretched(description):
     # Solid tubes: all masses with the base, and the inertia of one about its own axis.
     assert sum(inertia.mass for inertia in model.inertias) == pytest.approx(17.3)
     np.testing.assert_allclose(model.inertias[2].inertia[2, 2], 5.0 / 2 * 0.05**2)
+
+
+def record_reaching(folder: Path, interface, seed: int) -> None:
+    """
+    Record an arm that follows a joint-space target it sees as a grey level.
+
+    :param folder: bag to create.
+    :param interface: the example's interface.
+    :param seed: decides target and start.
+    """
+    from liquid_trainer.message_types import new_message
+    from liquid_trainer.recording import BagWriter
+
+    random = np.random.default_rng(seed)
+    target, position = random.uniform(-1.0, 1.0), random.uniform(-1.0, 1.0, 6)
+    wrist, arm = interface.images['wrist'], interface.actions['arm']
+    topics = {**interface.topics(), 'episode': 'liquid_policy_msgs/msg/EpisodeMarker'}
+    with BagWriter(folder, topics) as bag:
+        def write(topic: str, of_type: str, tick: int, **fields) -> None:
+            message = new_message(bag.types, of_type, **fields)
+            if hasattr(message, 'header'):
+                message.header.stamp.sec, message.header.stamp.nanosec = divmod(
+                    tick * 10_000_000, 1_000_000_000)
+            bag.write(topic, tick * 10_000_000, message)
+
+        marker = 'liquid_policy_msgs/msg/EpisodeMarker'
+        write('episode', marker, 100, kind=0, episode=f'reach {seed}')
+        for tick in range(100, 300):
+            velocity = np.clip(2.0 * (target - position), -1.5, 1.5)
+            if tick % 3 == 0:
+                grey = np.full(96 * 96 * 3, int(127 + 100 * target), np.uint8)
+                write(wrist.topic, wrist.type, tick, height=96, width=96, encoding='bgr8',
+                      step=96 * 3, data=grey)
+            write('joint_states', 'sensor_msgs/msg/JointState', tick, name=JOINTS,
+                  position=position.copy(), velocity=velocity)
+            write(arm.demonstration, arm.type, tick, data=velocity)
+            position += 0.01 * velocity
+        write('episode', marker, 300, kind=1, episode=f'reach {seed}')
+
+
+@pytest.mark.timeout(120)
+def test_example_is_recorded_learned_and_run_like_any_robot(interface, tmp_path):
+    from liquid_policy.checkpoint import load_checkpoint
+    from liquid_policy.runtime import EncoderRuntime, PolicyRuntime
+    from liquid_trainer import train
+
+    for seed in range(4):
+        record_reaching(tmp_path / 'bags' / f'reach_{seed}', interface, seed)
+    status = train.main(['--bags', str(tmp_path / 'bags'), '--output', str(tmp_path / 'policy'),
+                         '--interface', str(ROOT / 'config' / 'six_axis_arm.interface.yaml'),
+                         '--cache', str(tmp_path / 'cache'), '--stage-steps', '2,2,2',
+                         '--held-out', '0.25', '--threads', '1', '--quiet'])
+    assert status == 0
+    checkpoint = load_checkpoint(tmp_path / 'policy' / 'checkpoint.safetensors')
+    assert checkpoint.interface.robot == 'six_axis_arm'
+    image = np.full((96, 96, 3), 127, np.uint8)
+    features = EncoderRuntime(checkpoint).encode(image, np.zeros((96, 96), np.float32))
+    policy = PolicyRuntime(checkpoint)
+    state = policy.initial_state()
+    state, distribution = policy.step(features, np.zeros(12), 0.01, state)
+    assert distribution.means.shape[2] == 6
+    assert np.isfinite(distribution.means).all()
+    np.testing.assert_allclose(np.sum(distribution.weights), 1.0, atol=1e-5)
