@@ -9,6 +9,8 @@ pytest.importorskip('rclpy')
 pytest.importorskip('onnxruntime')
 
 from bench_robot import HOME, BenchRobot, Graph, until
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.parameter import Parameter
 
 from liquid_policy_msgs.msg import SafetyStatus
@@ -99,6 +101,23 @@ def test_bad_input_stops_the_robot_in_time_and_good_input_moves_it_again(running
         robot.alter.clear()
     assert until(lambda: driven(robot)), robot.statuses[-1:]
     assert all(node.active for node in nodes)
+
+
+@pytest.mark.parametrize('name', ['perception', 'policy', 'safety'])
+def test_a_node_can_be_taken_down_and_brought_back(running, name):
+    """Deactivate, clean up, configure, activate: the robot stands meanwhile and goes on after."""
+    robot, nodes, graph = running
+    robot.position = HOME.copy()
+    assert until(lambda: driven(robot))
+    for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        assert graph.call(ChangeState, f'{name}/change_state', request).success
+    assert until(lambda: not robot.velocity.any() and not robot.base.any())
+    assert not driven(robot)
+    for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        assert graph.call(ChangeState, f'{name}/change_state', request).success
+    assert until(lambda: driven(robot)), robot.statuses[-1:]
 
 
 def test_every_command_was_within_the_limits(running):
