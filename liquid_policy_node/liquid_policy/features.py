@@ -171,10 +171,14 @@ class Encoder(nn.Module):
 
         :param metres: depth, 0 where not measured [m], `(batch, 1, height, width)`.
         :return: horizontal and vertical (metres at tan = 1, that is up to the focal length) and
-            depth [m], `(batch, 3, cells)`; zeros where nothing was measured.
+            depth [m], `(batch, 3, cells)`; zeros where nothing was measured. In an image with
+            no depth at all (a robot without a depth camera) every cell is 1 m away, so that key
+            points still tell directions.
         """
         measured = functional.avg_pool2d((metres > 0).to(metres.dtype), 4)
         depth = functional.avg_pool2d(metres, 4) / measured.clamp_min(1.0 / 16.0)
+        depth = torch.where(measured.amax((2, 3), keepdim=True) > 0, depth,
+                            torch.ones_like(depth))
         depth = depth.flatten(2)                                   # (batch, 1, cells)
         return torch.cat((self.grid.unsqueeze(0) * depth, depth), dim=1)
 

@@ -107,3 +107,10 @@ def test_key_point_ignores_holes_in_the_depth():
     depth[..., 25, 73] = 0.0
     points = encoder.points_of(logits.flatten(2).softmax(-1), encoder.cells_of(depth))
     assert points[0, 56] == pytest.approx(0.8, abs=1e-5)
+
+
+def test_key_points_tell_directions_without_a_depth_camera():
+    encoder = Encoder()
+    cells = encoder.cells_of(torch.zeros(1, 1, 96, 96))[0]
+    assert torch.equal(cells[2], torch.ones(576))
+    assert torch.equal(cells[:2], encoder.grid)

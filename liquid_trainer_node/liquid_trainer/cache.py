@@ -96,7 +96,7 @@ def cached_episodes(paths: Iterable[str | Path], interface: Interface, folder: s
     :raises ValueError: if a path has no bag or an episode cannot be learned from.
     """
     from liquid_trainer.bag_file import find_bags
-    bags, folder = [Path(bag) for bag in find_bags(paths)], Path(folder)
+    bags, folder = find_bags(list(paths)), Path(folder)
     text = interface.to_yaml()
     keys = [bag_digest(bag, text) for bag in bags]
     missing = [(bag, key) for bag, key in zip(bags, keys, strict=True)
@@ -123,7 +123,7 @@ def write_stored(episodes: Iterable, folder: str | Path) -> int:
     beside = folder.with_name(f'{folder.name}.{os.getpid()}.part')
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    names = []
+    names: list[str] = []
     for episode in episodes:
         place = beside / f'{len(names):05d}'
         place.mkdir()
@@ -132,7 +132,10 @@ def write_stored(episodes: Iterable, folder: str | Path) -> int:
                 value = (episode.image_stamps - episode.stamps[0]) * 1e-9
             else:
                 value = np.asarray(getattr(episode, name))
-            if name == 'depths':
+            if name == 'depths' and not len(value):
+                # A robot without a depth camera knows no depth: 0 is "not measured".
+                value = np.zeros(np.shape(episode.colors)[:3], np.uint16)
+            elif name == 'depths':
                 value = store_depth(value)
             np.save(place / f'{name}.npy', value)
         names.append(str(episode.name))

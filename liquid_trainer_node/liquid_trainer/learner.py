@@ -208,7 +208,7 @@ class Learner:
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
         self.average = {name: value.detach().clone()
                         for name, value in policy.state_dict().items()}
-        self.streams = None
+        self.streams: Streams | None = None
         if stage != 'frames':
             window = settings.core_window if stage == 'core' else settings.joint_window
             batch = settings.core_batch if stage == 'core' else settings.joint_batch
@@ -294,10 +294,12 @@ class Learner:
 
     def _window_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         policy, data, settings, rng = self.policy, self.data, self.settings, self._rng
+        assert self.streams is not None
         ticks, valid, fresh = self.streams.draw()
         images = self._held_images(data.images[ticks], fresh)
         if self.stage == 'core':
             features = self._stored_features(images)
+            assert self.features is not None
             # The encoder rests, so this keeps the single-image heads fitting and does no more.
             rows = rng.integers(0, len(data.frame_images), 256)
             extra, parts = self._frame_terms(
@@ -369,8 +371,8 @@ class Learner:
         policy, data = self.policy, self.data
         numbers, where = np.unique(images, return_inverse=True)
         policy.encoder.eval()
-        color, depth = augment_images(*map(torch.from_numpy, data.read_images(numbers)),
-                                      self._generator)
+        color, depth = map(torch.from_numpy, data.read_images(numbers))
+        color, depth = augment_images(color, depth, self._generator)
         features = policy.encoder(color, depth)
         rows = np.searchsorted(data.frame_images, numbers)
         rows = np.minimum(rows, len(data.frame_images) - 1)

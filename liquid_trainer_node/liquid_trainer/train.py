@@ -11,6 +11,7 @@ import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,6 +65,7 @@ class Training:
         self._before = 0.0          # of the stages before it [s]
         self._first: str | None = STAGES[0]
         self._scaled = scaled
+        self._held_features: np.ndarray | None = None
         self._best: tuple[float, dict[str, torch.Tensor]] | None = None
         if not (resume or scaled):
             fit_scaling(policy, self.data, interface.action_units, interface.target_units)
@@ -110,7 +112,6 @@ class Training:
 
     def _run_stage(self, stage: str) -> None:
         learner, settings = self.learner, self.settings
-        last = time.monotonic()
         # A resumed learner is in its stage already, with optimiser and averages as saved.
         going_on = learner.stage == stage and learner.step_count > 0
         if stage != 'frames':
@@ -123,7 +124,9 @@ class Training:
         saved = shown = scored = self._spent
         sums: dict[str, float] = {}
         count = 0
-        every = {'frames': 120.0, 'core': 45.0, 'joint': 150.0}[stage]
+        # Encoding and scoring do not count: the schedule is of learning.
+        last = time.monotonic()
+        every = {'frames': 120.0, 'core': 90.0, 'joint': 150.0}[stage]
         while (share := self._share(stage)) < 1.0:
             values = learner.step(share)
             count += 1
@@ -140,7 +143,7 @@ class Training:
                 sums, count, shown = {}, 0, self._spent
             if self._spent - scored >= every:
                 self._score(stage)
-                scored = self._spent
+                scored, last = self._spent, time.monotonic()
             if self._spent - saved >= 60.0 * settings.save_every:
                 self._save()
                 saved = self._spent
@@ -192,9 +195,8 @@ class Training:
         training = {name: value.clone() for name, value in self.policy.state_dict().items()}
         self.learner.finish()
         self.policy.eval()
-        if stage == 'core':
-            features = self._held_features
-        else:
+        features = self._held_features
+        if stage != 'core' or features is None:
             features = encode_images(self.policy, self.held)
         units = self.interface.target_units
         if stage == 'frames':
@@ -273,6 +275,9 @@ def keep_memory() -> None:
 def build_policy(interface: Interface, core: str, width: float = 0.5) -> Policy:
     """Return an untrained policy that fits the interface."""
     images = list(interface.images.values())
+    if interface.features is None or not images:
+        raise ValueError('interface: expected images and features to learn from, came none; '
+                         'add them to the interface file')
     encoder = EncoderSettings(width=width, size=interface.features.size, height=images[0].height,
                               width_pixels=images[0].width)
     return Policy(PolicySettings(vector_size=interface.vector_size,
@@ -370,9 +375,10 @@ def main(argv: list[str] | None = None) -> int:
         settings = arguments.settings
         if arguments.resume:
             kept = read_extra(arguments.output / 'resume.safetensors')['settings']
-            settings = LearningSettings(**{
+            values: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value
-                for name, value in kept.items()})
+                for name, value in kept.items()}
+            settings = LearningSettings(**values)
             if arguments.stage_minutes:     # more time than it was given at first
                 settings = dataclasses.replace(settings, minutes=arguments.settings.minutes)
         path = Training(episodes, interface, policy, settings, arguments.output,

@@ -128,6 +128,14 @@ def test_cache_gives_back_what_was_written(tmp_path):
             np.testing.assert_allclose(getattr(stored, name), getattr(known, name), atol=1e-9)
 
 
+def test_robot_without_a_depth_camera_has_depths_that_say_nothing(tmp_path):
+    read = _Read(_episode(1))
+    read.depths = np.empty((0, 0, 0), np.float32)
+    write_stored([read], tmp_path / 'bag')
+    stored = next(load_stored(tmp_path / 'bag'))
+    assert stored.depths.shape == stored.colors.shape[:3] and not stored.depths.any()
+
+
 @pytest.mark.parametrize('change, text', [
     ({'times': np.zeros(50)}, 'growing times'),
     ({'times': np.zeros(1)}, 'at least 2 ticks'),
