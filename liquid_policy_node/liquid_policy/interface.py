@@ -126,6 +126,7 @@ class FeatureSpec:
         good = isinstance(self.size, int) and not isinstance(self.size, bool) and self.size > 0
         _expect(good, 'size', 'a positive whole number', self.size)
         _expect(self.align == 'hold', 'align', "'hold'", self.align)
+        _expect(isinstance(self.images, tuple), 'images', 'a list of image names', self.images)
         _check_not_negative(self, 'pairing')
         _check_timing(self)
         _expect(self.pairing < 0.5 / self.rate, 'pairing',
@@ -575,6 +576,10 @@ def _build(kind: type, where: str, data: Any, name: Any = None) -> Any:
     _expect(isinstance(data, Mapping), where, 'a mapping of fields', type(data).__name__)
     values = {key: tuple(value) if isinstance(value, list) else value
               for key, value in data.items()}
+    for key, value in values.items():
+        if isinstance(value, tuple):
+            plain = all(isinstance(entry, (str, int, float)) for entry in value)
+            _expect(plain, f'{prefix}{key}', 'a list of names or numbers', list(value))
     if name is not None:
         _expect(isinstance(name, str) and _NAME.fullmatch(name), where, 'a name', name)
         _expect('name' not in values, f'{prefix}name', 'no field of this name', values.get('name'))

@@ -179,6 +179,9 @@ WRONG = {
     'two types on one topic': (
         _change('observations', 'imu', 'topic', to='joint_states'), 'joint_states'),
     'feature of no image': (_change('features', 'images', to=['thermal']), 'features.images'),
+    'images as a number': (_change('features', 'images', to=1), 'features.images'),
+    'mapping in a list': (_change('features', 'images', to=[{'a': 1}]), 'features.images'),
+    'fields that are none': (_change('actions', 'arm', 'fields', to=None), 'actions.arm.fields'),
     'ambiguous pairing': (_change('features', 'pairing', to=0.02), 'features.pairing'),
     'no features': (_remove('features'), 'features'),
     'section as a list': (_change('observations', to=[1, 2]), 'observations'),
