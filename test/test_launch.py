@@ -143,13 +143,13 @@ def comes_up_and_goes_down(process, listener):
         topics = ('features', 'action_distribution', 'safety_status',
                   'arm_velocity_controller/commands')
         assert listener.until(
-            lambda: all(listener.counts.get(topic, 0) > 20 for topic in topics), 60.0), \
+            lambda: all(listener.counts.get(topic, 0) > 20 for topic in topics), 90.0), \
             listener.counts
         nodes = ('left/perception', 'left/policy', 'left/safety', 'left/simulator')
-        assert listener.until(lambda: set(nodes) <= set(listener.diagnostics), 5.0)
+        assert listener.until(lambda: set(nodes) <= set(listener.diagnostics), 20.0)
         assert listener.newest['safety_status'].model_version == 'untrained'
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=20.0)
+        output, _ = process.communicate(timeout=40.0)
     finally:
         if process.poll() is None:
             process.kill()
@@ -161,7 +161,7 @@ def comes_up_and_goes_down(process, listener):
     return output
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 def test_the_runner_brings_the_robot_up_and_down(listener, checkpoint):
     """Four processes, one namespace, output with the node's name."""
     pytest.importorskip('mujoco')
@@ -172,7 +172,7 @@ def test_the_runner_brings_the_robot_up_and_down(listener, checkpoint):
     assert '[policy] ' in output and '[safety] ' in output
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 def test_ros2_launch_brings_the_robot_up_and_down(listener, checkpoint):
     """The same through `launch`."""
     pytest.importorskip('launch_ros', reason='launch_ros is not installed; it comes with ROS 2')
@@ -192,7 +192,7 @@ def test_ros2_launch_brings_the_robot_up_and_down(listener, checkpoint):
     comes_up_and_goes_down(process, listener)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 def test_when_a_node_dies_all_end(listener, checkpoint):
     """The robot is not left with half of its nodes; the safety node ends last."""
     pytest.importorskip('mujoco')
@@ -202,13 +202,13 @@ def test_when_a_node_dies_all_end(listener, checkpoint):
         lambda name, line: lines.append((name, line)))
     started.start()
     try:
-        assert listener.until(lambda: listener.counts.get('action_distribution', 0) > 5, 60.0)
+        assert listener.until(lambda: listener.counts.get('action_distribution', 0) > 5, 90.0)
         started.processes['policy'].kill()
         assert until(started.ended) == {'policy': -signal.SIGKILL}
         listener.newest.pop('safety_status', None)
         assert listener.until(
             lambda: getattr(listener.newest.get('safety_status'), 'state', None)
-            == SafetyStatus.BRAKING, 5.0)
+            == SafetyStatus.BRAKING, 20.0)
     finally:
         codes = started.stop()
     assert {name: code for name, code in codes.items() if name != 'policy'} == {

@@ -36,6 +36,9 @@ class TrainerSettings(NodeSettings):
     learning_rate: float = parameter(1e-4, 'Learning rate of AdamW.', '1', low=0.0, high=0.1)
     cpu_share: float = parameter(
         0.25, 'Largest share of one core that training uses.', '1', low=0.01, high=1.0, live=True)
+    training_niceness: int = parameter(
+        10, 'Niceness of the training thread: it yields to everything that moves the robot.',
+        low=0, high=19)
     steps_per_window: int = parameter(
         20, 'Steps for each window that comes; then it waits for the next.', low=1, high=10000)
     pause_after: float = parameter(
@@ -221,8 +224,9 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            # Linux counts niceness by thread: training yields to everything that moves the robot.
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+            # Linux keeps niceness by thread.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(),
+                           self.settings.training_niceness)
             fitter: OnlineFitter | None = None
             todo = 0
             while not self._ended.is_set():

@@ -65,7 +65,8 @@ def running(tmp_path_factory):
     teacher = Teacher(encoder_identity(checkpoint))
     node = TrainerNode(parameter_overrides=[
         Parameter('checkpoint', value=str(path)), Parameter('window', value=0.3),
-        Parameter('learning_rate', value=3e-3), Parameter('cpu_share', value=0.5)])
+        Parameter('learning_rate', value=3e-3), Parameter('cpu_share', value=0.5),
+        Parameter('training_niceness', value=0)])
     graph = Graph(teacher, node)
     assert until(lambda: node.active)
     yield teacher, node, graph
