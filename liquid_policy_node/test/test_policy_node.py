@@ -98,8 +98,10 @@ def test_each_tick_of_the_control_clock_is_answered_with_a_whole_distribution(pr
     assert len(message.means) == len(message.standard_deviations) == size
     assert sum(message.weights) == pytest.approx(1.0, abs=1e-5)
     assert (np.array(message.standard_deviations) > 0).all()
-    means = np.array(message.means).reshape(message.components, -1)
-    np.testing.assert_array_equal(means[message.chosen_component], message.chosen)
+    means = np.array(message.means).reshape(message.components, message.horizon, -1)
+    followed = means[message.chosen_component]
+    followed[:, ACTIONS.index('suction')] = followed[:, ACTIONS.index('suction')].clip(0.0, 1.0)
+    np.testing.assert_array_equal(followed.ravel(), message.chosen)
     assert stamp(message) > 0 and message.image_stamp.sec > 0
     estimate = robot.estimates[-1][1]
     assert list(estimate.names) == ['part_x', 'part_y', 'part_z', 'part_speed']
