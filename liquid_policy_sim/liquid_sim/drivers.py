@@ -16,6 +16,7 @@ from liquid_sim.conveyor import CONTROL_PERIOD, ConveyorSim
 from liquid_sim.expert import Expert
 
 IMAGE_PERIOD = 1.0 / 30.0    # of the camera [s]
+SHOVE = np.array([0.45, 0.35, 0.35, 0.2, 0.05, 0.2])   # of the joints, at most [rad/s]
 START = 1_000_000_000        # stamp of simulated time zero [ns]; zero means "no stamp" to ROS
 
 
@@ -88,17 +89,21 @@ class ExpertDriver:
     imitation learning, arXiv:1703.09327).
 
     :param noise: standard deviation of the disturbance of the joint velocities [rad/s].
+    :param shoves: how often the arm is pushed away for half a second [1/s]. Without, the tool is
+        always where the part is, and a policy learns to follow its own motion instead of it.
     """
 
-    def __init__(self, sim: ConveyorSim, noise: float = 0.0, time_constant: float = 0.3):
+    def __init__(self, sim: ConveyorSim, noise: float = 0.0, time_constant: float = 0.3,
+                 shoves: float = 0.0):
         self.expert = Expert(sim)
-        self._noise, self._time_constant = noise, time_constant
+        self._noise, self._time_constant, self._shoves = noise, time_constant, shoves
 
     def reset(self, seed: int) -> None:
         """Start an episode."""
         self.expert.reset()
         self._rng = np.random.default_rng([seed, 2])
         self._disturbance = np.zeros(6)
+        self._shove, self._shove_left = np.zeros(6), 0.0
 
     def act(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what to propose and what to demonstrate, both (9,)."""
@@ -107,8 +112,14 @@ class ExpertDriver:
         share = CONTROL_PERIOD / self._time_constant
         self._disturbance = (self._disturbance * (1 - share)
                              + self._rng.normal(0, self._noise * np.sqrt(2 * share), 6))
+        self._shove_left -= CONTROL_PERIOD
+        if self._rng.random() < self._shoves * CONTROL_PERIOD:
+            self._shove_left = self._rng.uniform(0.2, 0.6)
+            self._shove = self._rng.uniform(-1, 1, 6) * SHOVE
         proposal = wanted.copy()
         proposal[:6] += self._disturbance
+        if self._shove_left > 0:
+            proposal[:6] += self._shove
         return proposal, wanted
 
 

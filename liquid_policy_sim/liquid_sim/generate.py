@@ -10,10 +10,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from liquid_policy.interface import Interface, load_interface
 from liquid_sim import conveyor, drivers, scene
+from liquid_sim.conveyor import CONTROL_PERIOD
 from liquid_sim.evaluate import load_driver
 from liquid_sim.messages import RosbagsMessages, Telemetry
 from liquid_sim.rollout import run_episode
@@ -21,8 +23,9 @@ from liquid_trainer.message_types import message_types
 from liquid_trainer.recording import BagWriter
 
 START, SUCCESS, FAILURE = 0, 1, 2    # EpisodeMarker kinds
-# Half of the demonstrations are undisturbed; the others show how to come back. [rad/s]
-NOISES = (0.0, 0.0, 0.1, 0.2, 0.3)
+# Some demonstrations are undisturbed; the others show how to come back: standard deviation of
+# the joint velocities' disturbance [rad/s], and shoves per second.
+DISTURBANCES = ((0.0, 0.0), (0.05, 0.6), (0.1, 0.9), (0.2, 0.6), (0.3, 0.3))
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Job:
     :param interface: path of the interface file.
     :param conditions: `seen`, `unseen` or `everything`.
     :param noise: of the executed joint velocities [rad/s].
-    :param checkpoint: when given, this policy drives and the expert only comments (DAgger: Ross,
-        Gordon and Bagnell, A reduction of imitation learning to no-regret online learning, 2011).
+    :param shoves: pushes per second.
+    :param checkpoint: when given, this policy drives and the expert corrects it, see `Supervised`.
     """
 
     folder: Path
@@ -46,6 +49,7 @@ class Job:
     interface: Path
     conditions: str
     noise: float
+    shoves: float
     checkpoint: Path | None = None
 
 
@@ -111,10 +115,10 @@ def record(job: Job) -> dict:
     interface = load_interface(job.interface)
     settings = getattr(conveyor, job.conditions)()
     sim = conveyor.ConveyorSim(settings, job.seed)
-    expert = drivers.ExpertDriver(sim, job.noise)
+    expert = drivers.ExpertDriver(sim, job.noise, shoves=job.shoves)
     driver: drivers.Driver = expert
     if job.checkpoint is not None:
-        driver = _Commented(load_driver(sim, job.checkpoint), expert)
+        driver = Supervised(load_driver(sim, job.checkpoint), expert)
     # a bag takes its name when it is complete: what is left of a broken run is never trained on
     unfinished = job.folder.parent / '.unfinished' / job.folder.name
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -127,19 +131,44 @@ def record(job: Job) -> dict:
     return {'seen': outcome.seen, 'picked': outcome.picked, 'seconds': outcome.seconds}
 
 
-class _Commented:
-    """A policy drives, the expert says what it would have done."""
+class Supervised:
+    """
+    A policy drives, the expert says what it would have done, and takes over where they differ.
 
-    def __init__(self, policy, expert):
+    Corrections then stay near what a good policy meets; left alone, a policy that has gone wrong
+    once goes where nothing is to be learned. As an operator would: Kelly et al., HG-DAgger:
+    Interactive imitation learning with human experts, arXiv:1810.02890.
+
+    :param policy: drives.
+    :param expert: demonstrates.
+    :param tolerance: largest difference of a joint velocity that is let pass [rad/s].
+    :param patience: how long more than that is let pass [s].
+    :param takeover: how long the expert then drives [s].
+    """
+
+    def __init__(self, policy: drivers.Driver, expert: drivers.Driver, tolerance: float = 0.7,
+                 patience: float = 0.25, takeover: float = 0.8):
         self._policy, self._expert = policy, expert
+        self._tolerance, self._patience, self._takeover = tolerance, patience, takeover
 
     def reset(self, seed: int) -> None:
+        """Start an episode."""
         self._policy.reset(seed)
         self._expert.reset(seed)
+        self._apart = self._left = 0.0
 
     def act(self):
+        """Return what to propose and what to demonstrate."""
         proposal, _ = self._policy.act()
-        return proposal, self._expert.act()[1]
+        _, wanted = self._expert.act()
+        if proposal is None or self._left > 0:
+            self._left -= CONTROL_PERIOD
+            return wanted, wanted
+        apart = np.abs(proposal[:6] - wanted[:6]).max() > self._tolerance
+        self._apart = max(0.0, self._apart + (CONTROL_PERIOD if apart else -CONTROL_PERIOD))
+        if self._apart > self._patience:
+            self._apart, self._left = 0.0, self._takeover
+        return proposal, wanted
 
 
 def jobs_of(arguments) -> list[Job]:
@@ -150,9 +179,9 @@ def jobs_of(arguments) -> list[Job]:
         folder = arguments.output / f'episode_{seed:05d}'
         if folder.exists():
             continue
-        noise = NOISES[seed % len(NOISES)] * arguments.noise
+        noise, shoves = (arguments.noise * d for d in DISTURBANCES[seed % len(DISTURBANCES)])
         jobs.append(Job(folder, seed, arguments.parts, arguments.interface,
-                        arguments.conditions, noise, arguments.checkpoint))
+                        arguments.conditions, noise, shoves, arguments.checkpoint))
     return jobs
 
 
@@ -169,7 +198,7 @@ def main(argv=None) -> int:
     parser.add_argument('--noise', type=float, default=1.0,
                         help='scale of the disturbances; 0 for clean demonstrations only')
     parser.add_argument('--checkpoint', type=Path, default=None,
-                        help='let this policy drive while the expert comments (DAgger)')
+                        help='let this policy drive while the expert corrects it (DAgger)')
     parser.add_argument('--processes', type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)

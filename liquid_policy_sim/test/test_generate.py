@@ -26,7 +26,7 @@ def recorded(tmp_path_factory):
 
     patch = pytest.MonkeyPatch()
     patch.setattr(generate.BagSink, '__call__', listen)
-    job = generate.Job(output / 'episode_00007', 7, 1, INTERFACE, 'seen', 0.2)
+    job = generate.Job(output / 'episode_00007', 7, 1, INTERFACE, 'seen', 0.2, 0.5)
     figures = generate.record(job)
     patch.undo()
     return output, figures, {key: np.array(value) for key, value in told.items()}
