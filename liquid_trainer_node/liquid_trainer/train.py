@@ -164,6 +164,7 @@ class Training:
         after = (*STAGES[1:], None)[STAGES.index(stage)] if finished else stage
         save_learner(self._resume_path, self.learner, {
             'next': after, 'spent': self._spent, 'before': self._before, 'scores': self.scores})
+        self.progress.draw()
 
     def _prepare_features(self, stage: str, refit: bool) -> None:
         """Encode all images once; in `joint` only the held-out ones are needed, at scoring."""
