@@ -4,9 +4,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 RUN := docker/in_environment.sh
 
-# make train: episodes to record, minutes to learn, the seed, and where everything goes
+# make train: episodes to record, minutes to learn before and after the corrections, seed, folder
 EPISODES ?= 400
-MINUTES ?= 120
+MINUTES ?= 60
 SEED ?= 0
 TRAINING ?= runs/train
 # Any further arguments of the program behind a target, e.g. make demo ARGS='--parts 20'
@@ -32,7 +32,13 @@ lint: setup ## check style and types only
 
 train: setup ## record demonstrations in simulation and learn a policy from them (hours)
 	@$(RUN) generate --output $(TRAINING)/demonstrations --episodes $(EPISODES) --seed $(SEED)
-	@$(RUN) train --bags $(TRAINING)/demonstrations --output $(TRAINING)/policy \
+	@$(RUN) train --bags $(TRAINING)/demonstrations --output $(TRAINING)/first \
+		--interface config/manipulator.interface.yaml --seed $(SEED) --minutes $(MINUTES) $(ARGS)
+	@echo 'the policy drives, the expert corrects it'
+	@$(RUN) generate --output $(TRAINING)/corrections --episodes $$(($(EPISODES) / 3)) \
+		--seed $$(($(SEED) + 100000)) --checkpoint $(TRAINING)/first/checkpoint.safetensors
+	@$(RUN) train --bags $(TRAINING)/demonstrations $(TRAINING)/corrections \
+		--init $(TRAINING)/first/checkpoint.safetensors --output $(TRAINING)/policy \
 		--interface config/manipulator.interface.yaml --seed $(SEED) --minutes $(MINUTES) $(ARGS)
 	@echo 'now: $(RUN) evaluate $(TRAINING)/policy/checkpoint.safetensors'
 
