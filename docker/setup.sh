@@ -164,8 +164,10 @@ fi
 
 # --- workspace --------------------------------------------------------------------------------
 say 'building the workspace'
-# A clean environment: what was sourced before must not end up in install/setup.bash.
-env -u PYTHONPATH -u COLCON_PREFIX_PATH PATH="$venv/bin:$PATH" AMENT_PREFIX_PATH="$venv" \
+# A clean environment: what was sourced before must not end up in install/setup.bash. Without
+# MAKEFLAGS colcon makes the compiler wait while the machine is busy with anything else.
+env -u PYTHONPATH -u COLCON_PREFIX_PATH MAKEFLAGS="-j$(nproc)" \
+  PATH="$venv/bin:$PATH" AMENT_PREFIX_PATH="$venv" \
   CMAKE_PREFIX_PATH="$venv" "$venv/bin/colcon" --log-level error build --symlink-install \
   --base-paths liquid_policy_msgs liquid_policy_node liquid_trainer_node liquid_policy_sim test \
   --event-handlers console_direct- console_cohesion- \
