@@ -199,7 +199,9 @@ def main(argv=None) -> int:
     parser.add_argument('--interface', type=Path, default=scene.find_interface())
     parser.add_argument('--processes', type=int, default=os.cpu_count() or 1)
     parser.add_argument('--append', type=Path, default=None,
-                        help='JSON lines file the figures are added to')
+                        help='JSON lines file the figures are put into')
+    parser.add_argument('--card', action='store_true',
+                        help="write the figures into the checkpoint's model card too")
     arguments = parser.parse_args(argv)
     name = policy_name(arguments.policy)
     jobs = jobs_of(arguments.policy, arguments.conditions, arguments.parts, arguments.seeds,
@@ -207,12 +209,30 @@ def main(argv=None) -> int:
     outcomes = run_all(jobs, arguments.processes, name)
     print(f'{name}, {arguments.conditions} belt speeds and masses')
     print(table(outcomes, arguments.seeds, arguments.parts))
+    rows = rows_of(outcomes, name, arguments.conditions, arguments.seeds)
     if arguments.append is not None:
-        arguments.append.parent.mkdir(parents=True, exist_ok=True)
-        with arguments.append.open('a') as file:
-            for row in rows_of(outcomes, name, arguments.conditions, arguments.seeds):
-                file.write(json.dumps(row) + '\n')
+        append_rows(arguments.append, rows)
+    if arguments.card and arguments.policy != 'expert':
+        note_in_card(Path(arguments.policy), rows)
     return 0
+
+
+def append_rows(path: Path, rows: list[dict]) -> None:
+    """Add figures to a JSON lines file; those of the same policy and task are replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text().splitlines() if path.exists() else []
+    known = [json.loads(line) for line in lines]
+    new = {(row['figure'], row['task'], row['policy']) for row in rows}
+    kept = [row for row in known if (row['figure'], row['task'], row['policy']) not in new]
+    path.write_text(''.join(json.dumps(row) + '\n' for row in kept + rows))
+
+
+def note_in_card(checkpoint: Path, rows: list[dict]) -> None:
+    """Write figures into a checkpoint's model card; weights and version stay."""
+    from liquid_policy.checkpoint import load_checkpoint
+    loaded = load_checkpoint(checkpoint)
+    loaded.card['evaluation'] = rows
+    loaded.save(checkpoint)
 
 
 if __name__ == '__main__':

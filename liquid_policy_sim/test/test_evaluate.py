@@ -49,4 +49,10 @@ def test_expert_alone_picks_everything_in_two_processes(tmp_path, capsys):
     assert json.loads(path.read_text().splitlines()[0])['value'] == 1.0
 
 
-
+def test_newer_figures_replace_older_ones_of_the_same_policy(tmp_path):
+    path = tmp_path / 'figures.jsonl'
+    row = {'figure': 'success', 'task': 'unseen', 'policy': 'expert', 'value': 0.5}
+    evaluate.append_rows(path, [row, row | {'policy': 'lstm+mixture'}])
+    evaluate.append_rows(path, [row | {'value': 0.9}])
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(r['policy'], r['value']) for r in rows] == [('lstm+mixture', 0.5), ('expert', 0.9)]
