@@ -102,7 +102,6 @@ class Core(nn.Module):
                              f'{tuple(state.shape)}')
 
 
-@torch.jit.script
 def _cfc_advance(projected: Tensor, elapsed: Tensor, state: Tensor, recurrent: Tensor,
                  heads: Tensor, bias: Tensor) -> Tensor:
     hidden = 1.7159 * torch.tanh(0.666 * torch.addmm(projected, state, recurrent))
@@ -110,19 +109,6 @@ def _cfc_advance(projected: Tensor, elapsed: Tensor, state: Tensor, recurrent: T
     gate = torch.sigmoid(rate * elapsed + offset)
     early = torch.tanh(early)
     return early + gate * (torch.tanh(late) - early)
-
-
-@torch.jit.script
-def _cfc_loop(projected: Tensor, elapsed: Tensor, state: Tensor, mask: Tensor, masked: bool,
-              recurrent: Tensor, heads: Tensor, bias: Tensor) -> Tensor:
-    outputs = []
-    for index in range(projected.shape[0]):
-        after = _cfc_advance(projected[index], elapsed[index], state, recurrent, heads, bias)
-        if masked:
-            after = torch.where(mask[index], after, state)
-        state = after
-        outputs.append(state)
-    return torch.stack(outputs)
 
 
 class CfcCore(Core):
@@ -176,14 +162,6 @@ class CfcCore(Core):
         """Return the next state."""
         return _cfc_advance(projected, elapsed, state, self.backbone.weight[:, self.inputs:].t(),
                             self.heads.weight.t(), self.heads.bias)
-
-    def _loop(self, projected: Tensor, elapsed: Tensor, state: Tensor, mask: Tensor | None):
-        first = projected.transpose(0, 1).contiguous()
-        kept = first.new_zeros(0) if mask is None else mask.t().unsqueeze(-1)
-        outputs = _cfc_loop(first, elapsed.transpose(0, 1).contiguous(), state, kept,
-                            mask is not None, self.backbone.weight[:, self.inputs:].t(),
-                            self.heads.weight.t(), self.heads.bias)
-        return outputs.transpose(0, 1), outputs[-1]
 
 
 class LstmCore(Core):

@@ -50,12 +50,16 @@ class Progress:
         """Print a line without breaking the bar."""
         self._bar.write(text)
 
+    def draw(self) -> None:
+        """Draw the curves so far."""
+        draw_curves(self.rows, self._folder / 'curves.png')
+
     def close(self) -> None:
         """Draw the curves and close the files."""
         self._bar.close()
         if self._writer:
             self._writer.close()
-        draw_curves(self.rows, self._folder / 'curves.png')
+        self.draw()
 
 
 def _tensorboard(folder: Path):

@@ -80,11 +80,16 @@ def load_learner(path: str | Path, learner: Learner) -> dict[str, Any]:
     learner.begin(meta['stage'])
     learner.step_count = meta['step']
     learner.policy.load_state_dict(named('policy/'))
-    learner.average = named('average/')
+    for name, value in named('average/').items():
+        learner.average[name].copy_(value)
     learner.frame_head.load_state_dict(named('frame_head/'), strict=False)
     state = learner.optimizer.state_dict()
+    parameters = [p for group in learner.optimizer.param_groups for p in group['params']]
     for name, value in named('optimizer/').items():
         index, slot = name.split('/')
+        if value.ndim:
+            # Laid out in memory as the weight it belongs to: another order rounds differently.
+            value = torch.empty_like(parameters[int(index)]).copy_(value)
         state['state'].setdefault(int(index), {})[slot] = value
     learner.optimizer.load_state_dict(state)
     if learner.streams is not None:
