@@ -119,10 +119,8 @@ class CfcCore(Core):
     the rate of the gate between them: h' = early (1 - s) + late s, s = sigmoid(rate t + offset).
 
     It begins as a bank of leaks: `early` passes the state on, and the gates let go of it with
-    time constants from 2 to 100 steps. Begun at random it forgets within a few steps and finds
-    no gradient to remember by: the belt's speed, which shows only over tenths of a second, was
-    then not learned at all (33 mm/s error, as without memory, against 20 mm/s after as many
-    steps). The idea is that of chrono initialisation, Tallec and Ollivier, arXiv:1804.11188.
+    time constants from 2 to 100 steps, so that at first every unit remembers for a while of its
+    own. The idea is that of chrono initialisation, Tallec and Ollivier, arXiv:1804.11188.
 
     Source: Hasani et al., Closed-form Continuous-time Neural Networks, arXiv:2106.13898. Equal
     to ncps's CfCCell (mode 'default', one backbone layer) with t in units of `unit_time`.
