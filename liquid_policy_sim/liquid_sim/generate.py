@@ -146,8 +146,8 @@ class Supervised:
     :param takeover: how long the expert then drives [s].
     """
 
-    def __init__(self, policy: drivers.Driver, expert: drivers.ExpertDriver, tolerance: float = 0.7,
-                 patience: float = 0.25, takeover: float = 0.8):
+    def __init__(self, policy: drivers.Driver, expert: drivers.ExpertDriver,
+                 tolerance: float = 0.7, patience: float = 0.25, takeover: float = 0.8):
         self._policy, self._expert = policy, expert
         self._tolerance, self._patience, self._takeover = tolerance, patience, takeover
 
