@@ -162,6 +162,45 @@ class CfcCore(Core):
                             self.heads.weight.t(), self.heads.bias)
 
 
+class MixedCfcCore(CfcCore):
+    """
+    Closed-form continuous-time cell with mixed memory: a gated memory cell beside the liquid one.
+
+    At every step a long short-term memory takes in the last output and hands the liquid cell the
+    state it starts from. What happens between two steps stays the liquid cell's, with the time
+    that truly passed; what is to be kept for seconds has a cell of its own, through which
+    gradients reach far back. The state is output and memory, `(batch, 2 * units)`.
+
+    Source: Lechner and Hasani, Learning Long-Term Dependencies in Irregularly-Sampled Time
+    Series, arXiv:2006.04418; as ncps's `CfC(mixed_memory=True)`.
+    """
+
+    def __init__(self, inputs: int, units: int = 64, unit_time: float = 0.01,
+                 backbone: int = 128):
+        super().__init__(inputs, units, unit_time, backbone)
+        self.state_size = 2 * units
+        self.memory = nn.LSTMCell(inputs, units)
+        with torch.no_grad():       # remember by default (Jozefowicz et al., 2015)
+            self.memory.bias_ih[units:2 * units].fill_(1.0)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return the parts of memory and backbone from the input."""
+        memory = nn.functional.linear(x, self.memory.weight_ih,
+                                      self.memory.bias_ih + self.memory.bias_hh)
+        return torch.cat((memory, super().project(x)), -1)
+
+    def advance(self, projected: Tensor, elapsed: Tensor, state: Tensor) -> Tensor:
+        """Return the next output and memory."""
+        output, cell = state.chunk(2, 1)
+        gates = projected[:, :4 * self.units] + nn.functional.linear(output,
+                                                                     self.memory.weight_hh)
+        keep, forget, new, show = gates.chunk(4, 1)
+        cell = torch.sigmoid(forget) * cell + torch.sigmoid(keep) * torch.tanh(new)
+        start = torch.sigmoid(show) * torch.tanh(cell)
+        output = super().advance(projected[:, 4 * self.units:], elapsed, start)
+        return torch.cat((output, cell), 1)
+
+
 class LstmCore(Core):
     """
     Long short-term memory, the control: the elapsed time is appended to its input.
@@ -230,7 +269,8 @@ class OdeCore(Core):
         return state
 
 
-_KINDS: dict[str, type[Core]] = {'cfc': CfcCore, 'lstm': LstmCore, 'ode': OdeCore}
+_KINDS: dict[str, type[Core]] = {
+    'cfc': CfcCore, 'cfc-mixed': MixedCfcCore, 'lstm': LstmCore, 'ode': OdeCore}
 
 
 def build_core(settings: CoreSettings, inputs: int) -> Core:

@@ -151,9 +151,13 @@ class ModeKeeper:
 
     A component's distance is measured to what remains of the last plan; the nearest one is kept
     unless its weight has fallen below `threshold` times the heaviest one's.
+
+    Keeping costs reactions: on the conveyor, whose parts leave one good plan at a time, the same
+    policy picked 23 of 40 parts with 0.8 and 30 with 1.0, which always takes the heaviest.
+    Lower it where two plans are equally good and half of each is none.
     """
 
-    def __init__(self, dt: float, threshold: float = 0.2, low: np.ndarray | None = None,
+    def __init__(self, dt: float, threshold: float = 1.0, low: np.ndarray | None = None,
                  high: np.ndarray | None = None):
         """
         Remember nothing yet.
@@ -175,7 +179,7 @@ class ModeKeeper:
         self.reset()
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, threshold: float = 0.2) -> ModeKeeper:
+    def of(cls, checkpoint: Checkpoint, threshold: float = 1.0) -> ModeKeeper:
         """Return a keeper with the step time and the action ranges of a checkpoint."""
         limits = checkpoint.interface.limits
         ranges = [limits[name].range if name in limits else None

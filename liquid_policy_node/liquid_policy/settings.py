@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-CORES = ('cfc', 'lstm', 'ode')
+CORES = ('cfc', 'cfc-mixed', 'lstm', 'ode')
 
 
 class SettingsError(ValueError):

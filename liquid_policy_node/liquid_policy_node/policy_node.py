@@ -41,8 +41,8 @@ class PolicySettings(NodeSettings):
     window: float = parameter(
         2.0, "Inputs kept to warm up a new model's state.", 's', low=0.0, high=60.0)
     mode_threshold: float = parameter(
-        0.2, 'Leave the chosen component when its weight falls below this share of the '
-        "heaviest one's.", low=0.0, high=1.0)
+        1.0, 'Leave the chosen component when its weight falls below this share of the '
+        "heaviest one's; 1: always take the heaviest.", low=0.0, high=1.0)
     future_tolerance: float = parameter(
         0.1, 'How far a stamp may lie ahead of the clock.', 's', low=0.01, high=1.0)
 

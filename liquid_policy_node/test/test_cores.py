@@ -5,7 +5,13 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
-from liquid_policy.cores import CfcCore, LstmCore, OdeCore, build_core  # noqa: E402
+from liquid_policy.cores import (  # noqa: E402
+    CfcCore,
+    LstmCore,
+    MixedCfcCore,
+    OdeCore,
+    build_core,
+)
 from liquid_policy.settings import CORES, CoreSettings, SettingsError  # noqa: E402
 
 
@@ -39,6 +45,37 @@ def test_cfc_equals_ncps_with_copied_weights():
         state = core.step(x, time * 50, state)
         _, other = cell(x, other, time * 50)
         assert torch.allclose(state, other, atol=1e-5)
+
+
+def test_mixed_memory_equals_ncps_with_copied_weights():
+    cells = pytest.importorskip('ncps.torch')
+    torch.manual_seed(1)
+    other = cells.CfC(5, 8, mixed_memory=True, mode='default', activation='lecun_tanh',
+                      backbone_units=128, backbone_layers=1, backbone_dropout=0.0)
+    core = MixedCfcCore(5, 8, unit_time=1.0)
+    cell = other.rnn_cell
+    with torch.no_grad():
+        core.backbone.weight.copy_(cell.backbone[0].weight)
+        core.backbone.bias.copy_(cell.backbone[0].bias)
+        parts = (cell.ff1, cell.ff2, cell.time_a, cell.time_b)
+        core.heads.weight.copy_(torch.cat([part.weight for part in parts]))
+        core.heads.bias.copy_(torch.cat([part.bias for part in parts]))
+        # ncps orders its gates new, keep, forget, show and adds 1 to the forget gate
+        order = torch.cat([torch.arange(8) + 8 * gate for gate in (1, 2, 0, 3)])
+        core.memory.weight_ih.copy_(other.lstm.input_map.weight[order])
+        core.memory.weight_hh.copy_(other.lstm.recurrent_map.weight[order])
+        core.memory.bias_ih.copy_(other.lstm.input_map.bias[order])
+        core.memory.bias_ih[8:16] += 1.0
+        core.memory.bias_hh.zero_()
+    xs, elapsed = _data()
+    state = core.initial_state(3)
+    pair = (torch.zeros(3, 8), torch.zeros(3, 8))
+    for x, time in zip(xs.unbind(1), elapsed.unbind(1), strict=True):
+        state = core.step(x, time * 50, state)
+        start, memory = other.lstm(x, pair)
+        output, _ = cell(x, start, time * 50)
+        pair = (output, memory)
+        assert torch.allclose(state, torch.cat(pair, 1), atol=1e-5)
 
 
 def test_lstm_equals_torch():
@@ -163,5 +200,5 @@ def test_wrong_shapes_are_refused(core):
 
 
 def test_unknown_core_is_refused():
-    with pytest.raises(SettingsError, match="one of cfc, lstm, ode.*'gru'"):
+    with pytest.raises(SettingsError, match="one of cfc, cfc-mixed, lstm, ode.*'gru'"):
         CoreSettings(kind='gru')

@@ -166,7 +166,7 @@ def test_mode_is_kept_while_it_is_plausible_and_left_when_not():
 
 
 def test_mode_is_followed_when_components_change_places():
-    keeper = ModeKeeper(dt=0.02)
+    keeper = ModeKeeper(dt=0.02, threshold=0.2)
     keeper.choose(_two_plans(0.6), 0.01)
     swapped = _two_plans(0.6)
     swapped = Distribution(swapped.weights, swapped.means[::-1].copy(), swapped.scales,
@@ -175,7 +175,7 @@ def test_mode_is_followed_when_components_change_places():
 
 
 def test_plan_that_is_over_binds_no_more():
-    keeper = ModeKeeper(dt=0.02)
+    keeper = ModeKeeper(dt=0.02, threshold=0.2)
     keeper.choose(_two_plans(0.6), 0.01)
     assert keeper.choose(_two_plans(0.4), 10.0)[0] == 1
 
