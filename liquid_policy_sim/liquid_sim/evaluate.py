@@ -125,7 +125,8 @@ def rows_of(outcomes: list[Outcome], name: str, conditions: str, seeds) -> list[
     picked = sum(o.picked for o in outcomes)
     low, high = wilson(picked, seen)
     about = {
-        'task': conditions, 'policy': name, 'seeds': list(seeds), 'preset': 'full',
+        'task': conditions, 'policy': name, 'seeds': list(seeds),
+        'preset': 'full' if seen >= 200 * len(seeds) else 'quick',
         'commit': commit(), 'machine': f'{platform.machine()}, {os.cpu_count()} cores',
         'date': date.today().isoformat(),
     }
