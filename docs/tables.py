@@ -1,5 +1,5 @@
 """
-Write README's tables of launch arguments and parameters from the code they describe.
+Write README's tables: launch arguments and parameters from the code, figures from benchmarks.
 
 Usage: docker/in_environment.sh python3 docs/tables.py [--check]
 
@@ -8,12 +8,15 @@ the exit status is 1 if a table is out of date.
 """
 
 import importlib
+import json
 import re
 import sys
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 
-README = Path(__file__).resolve().parent.parent / 'README.md'
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / 'README.md'
+CONVEYOR = ROOT / 'test' / 'benchmarks' / 'results' / 'conveyor.jsonl'
 NODES = {
     'perception': ('liquid_policy_node.perception_node', 'PerceptionSettings'),
     'policy': ('liquid_policy_node.policy_node', 'PolicySettings'),
@@ -110,6 +113,27 @@ def argument_table() -> str:
     return '\n'.join(lines)
 
 
+def conveyor_table() -> str:
+    """
+    Table of what was picked from the conveyor.
+
+    :return: Markdown.
+    """
+    rows = [json.loads(line) for line in CONVEYOR.read_text(encoding='utf-8').splitlines()]
+    lines = ['| policy | conditions | picked | 95 % interval | parts | part position error |',
+             '|---|---|---|---|---|---|']
+    for row in rows:
+        if row['figure'] != 'success':
+            continue
+        error = next((f'{1e3 * other["value"]:.0f} mm' for other in rows
+                      if other['figure'] == 'pose_error'
+                      and (other['policy'], other['task']) == (row['policy'], row['task'])), '—')
+        lines.append(
+            f'| {row["policy"]} | {row["task"]} | {row["value"]:.1%} | '
+            f'{row["low"]:.1%} … {row["high"]:.1%} | {row["n"]} | {error} |')
+    return '\n'.join(lines)
+
+
 def fill(text: str) -> str:
     """
     Bring README's tables up to date.
@@ -118,7 +142,9 @@ def fill(text: str) -> str:
     :return: the same with new tables.
     :raises ValueError: if a table's place is missing.
     """
-    for name, table in (('arguments', argument_table()), ('parameters', parameter_table())):
+    tables = {'arguments': argument_table(), 'parameters': parameter_table(),
+              'conveyor': conveyor_table()}
+    for name, table in tables.items():
         pattern = re.compile(rf'(<!-- {name} -->\n)(?:(?!<!--).)*(<!-- end -->)', re.DOTALL)
         if not pattern.search(text):
             raise ValueError(f'README.md: no place <!-- {name} --> ... <!-- end -->')
