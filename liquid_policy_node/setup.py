@@ -41,7 +41,7 @@ setup(
         (f'{share}/launch', files('launch/*.launch.py')),
         (f'{share}/config', files('config/*.yaml', 'config/*.xml')),
         (f'{share}/urdf', files('urdf/*')),
-        (f'{share}/checkpoints', files('checkpoints/*')),
+        (f'{share}/checkpoints', files('checkpoints/*.safetensors', 'checkpoints/README.md')),
     ],
     install_requires=[
         'setuptools', 'numpy', 'PyYAML', 'safetensors', 'onnxruntime', 'daqp', 'pin', 'xacro',
