@@ -9,6 +9,7 @@ EPISODES ?= 400
 MINUTES ?= 60
 SEED ?= 0
 TRAINING ?= runs/train
+CORE ?= cfc-mixed
 # Any further arguments of the program behind a target, e.g. make demo ARGS='--parts 20'
 ARGS ?=
 
@@ -33,13 +34,13 @@ lint: setup ## check style and types only
 train: setup ## record demonstrations in simulation and learn a policy from them (hours)
 	@$(RUN) generate --output $(TRAINING)/demonstrations --episodes $(EPISODES) --seed $(SEED)
 	@$(RUN) train --bags $(TRAINING)/demonstrations --output $(TRAINING)/first \
-		--interface config/manipulator.interface.yaml --seed $(SEED) --minutes $(MINUTES) $(ARGS)
+		--interface config/manipulator.interface.yaml --core $(CORE) --seed $(SEED) --minutes $(MINUTES) $(ARGS)
 	@echo 'the policy drives, the expert corrects it'
 	@$(RUN) generate --output $(TRAINING)/corrections --episodes $$(($(EPISODES) / 3)) \
 		--seed $$(($(SEED) + 100000)) --checkpoint $(TRAINING)/first/checkpoint.safetensors
 	@$(RUN) train --bags $(TRAINING)/demonstrations $(TRAINING)/corrections \
 		--init $(TRAINING)/first/checkpoint.safetensors --output $(TRAINING)/policy \
-		--interface config/manipulator.interface.yaml --seed $(SEED) --minutes $(MINUTES) $(ARGS)
+		--interface config/manipulator.interface.yaml --core $(CORE) --seed $(SEED) --minutes $(MINUTES) $(ARGS)
 	@echo 'now: $(RUN) evaluate $(TRAINING)/policy/checkpoint.safetensors'
 
 clean: ## remove what setup built and what runs left; keeps .venv
