@@ -120,7 +120,7 @@ def conveyor_table() -> str:
     :return: Markdown.
     """
     rows = [json.loads(line) for line in CONVEYOR.read_text(encoding='utf-8').splitlines()]
-    lines = ['| policy | conditions | picked | 95 % interval | parts | part position error |',
+    lines = ['| policy | conditions | picked | 95 % interval | parts | mean position error |',
              '|---|---|---|---|---|---|']
     for row in rows:
         if row['figure'] != 'success':
