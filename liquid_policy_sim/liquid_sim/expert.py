@@ -173,7 +173,9 @@ class Expert:
                 self.phase = Phase.PLACE
                 return target, still, 0.0
             return target, still, 1.0
-        # let go and leave at the lower height
+        # let go, wait until it is gone (somebody else may drive), leave at the lower height
+        if self._sim.holding:
+            return tool, still, 0.0
         self.phase = Phase.PICK
         return WAIT, still, 0.0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
 
 from liquid_policy.interface import Interface, load_interface
 from liquid_policy_node.lifecycle import ManagedNode, NodeSettings, Refusal, run
@@ -16,11 +17,27 @@ from liquid_policy_node.parameters import SettingsError, parameter
 from liquid_policy_node.resources import find_interface, message_class
 from liquid_trainer.bags import EPISODE_TOPIC, EPISODE_TYPE
 from liquid_trainer.recording import BagWriter, RecordingError
+from liquid_trainer_node.simulated_time import SimulatedTime
 
 # Half a second of the fastest streams; a stall of the disk shorter than that loses nothing.
 DEPTH = 100
 LARGE_DEPTH = 15
 LARGE = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+# Messages that may wait for simulated time to begin, and how long [s] one that is sent after
+# the clock's newest tick waits for the next (the simulation may be halted).
+EARLY = 1000
+PATIENCE = 0.3
+CLOCK = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A message whose simulated time of sending is not known yet."""
+
+    topic: str
+    data: bytes
+    sent: int        # system time [ns]
+    received: int    # steady time [ns]
 
 
 @dataclass(frozen=True)
@@ -56,9 +73,8 @@ class RecorderNode(ManagedNode):
 
     A topic is subscribed when its first publisher appears, with the reliability and durability
     its publishers offer: nothing they send reliably may be missing, and what a camera sends best
-    effort must still match. Log time is the time of sending where the middleware tells it, so a
-    recorder that is late does not shift actions that have no header; in simulated time it is the
-    time of receipt.
+    effort must still match. Log time is the time of sending, in simulated time too, so a
+    recorder that is late does not shift actions that have no header.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -69,8 +85,9 @@ class RecorderNode(ManagedNode):
         self._subscriptions_by_topic: dict[str, tuple[Any, QoSProfile]] = {}
         self._wanted: dict[str, str | None] = {}
         self._lost: Counter[str] = Counter()
-        # What came before simulated time began: latched markers, mostly.
-        self._early: deque[tuple[str, bytes]] = deque(maxlen=1000)
+        self._simulated = SimulatedTime()
+        self._clock_subscription: Any = None
+        self._held: deque[Held] = deque()
         self._sequence_numbers: dict[str, int] = {}
         self._publisher_counts: dict[str, int] = {}
 
@@ -101,6 +118,10 @@ class RecorderNode(ManagedNode):
                               self.settings.compression)
         self._timer = self.create_timer(self.settings.discovery_period, self._look,
                                         clock=self._steady)
+        if self.get_clock().ros_time_is_active:
+            self._simulated = SimulatedTime()
+            self._clock_subscription = self.create_subscription(
+                Clock, '/clock', self._tick, CLOCK)
         self.diagnostics.info('bag', path)
         self.get_logger().info(f'recording into {path}')
 
@@ -111,9 +132,14 @@ class RecorderNode(ManagedNode):
             self._timer = None
         for subscription, _ in self._subscriptions_by_topic.values():
             self.destroy_subscription(subscription)
+        if self._clock_subscription is not None:
+            self.destroy_subscription(self._clock_subscription)
+            self._clock_subscription = None
         self._subscriptions_by_topic.clear()
         self._sequence_numbers.clear()
-        self._early.clear()
+        self._release(patience=0.0)
+        self._lost.update(held.topic for held in self._held)
+        self._held.clear()
         bag, self._bag = self._bag, None
         if bag is None:
             return
@@ -156,6 +182,7 @@ class RecorderNode(ManagedNode):
                 del self._subscriptions_by_topic[topic]
             self.guard('subscription', self._subscribe, topic, found, profile)
         self.diagnostics.info('waiting_for', ', '.join(waiting))
+        self._release()
         if self._bag is not None:
             self.diagnostics.info('written', self._bag.message_count)
             self.diagnostics.info('written_mb', f'{self._bag.size / 1e6:.1f}')
@@ -175,24 +202,43 @@ class RecorderNode(ManagedNode):
             message_class(kind), topic, receive, profile, raw=True), profile)
 
     def _write(self, topic: str, data: bytes, info: dict[str, Any]) -> None:
-        bag = self._bag
-        if bag is None:
+        if self._bag is None:
             return
         sent = info.get('source_timestamp', 0)
-        clock = self.get_clock()
-        time = clock.now().nanoseconds if clock.ros_time_is_active or sent <= 0 else sent
-        if time == 0:  # simulated time has not begun
-            self._early.append((topic, data))
-            return
+        if self.get_clock().ros_time_is_active:
+            self._held.append(Held(topic, data, sent, self._steady.now().nanoseconds))
+            self._release()
+        else:
+            self._put(topic, data, sent if sent > 0 else self.get_clock().now().nanoseconds)
+        self._count_lost(topic, info.get('publication_sequence_number'))
+
+    def _put(self, topic: str, data: bytes, time: int) -> None:
+        assert self._bag is not None
         try:
-            while self._early:
-                bag.write(self._early[0][0], time, self._early[0][1])
-                self._early.popleft()
-            bag.write(topic, time, data)
+            self._bag.write(topic, time, data)
         except RecordingError as error:
             self._lost[topic] += 1
             self._fail(error)
-        self._count_lost(topic, info.get('publication_sequence_number'))
+
+    def _tick(self, clock: Clock, info: dict[str, Any]) -> None:
+        self._simulated.add(info['source_timestamp'],
+                            clock.clock.sec * 1_000_000_000 + clock.clock.nanosec)
+        self._release()
+
+    def _release(self, patience: float = PATIENCE) -> None:
+        """Write the messages whose simulated time of sending is known."""
+        while self._held and self._bag is not None:
+            first = self._held[0]
+            time = self._simulated.at(first.sent)
+            if time is None:
+                waited = (self._steady.now().nanoseconds - first.received) * 1e-9
+                if self._simulated.newest is None or waited < patience:
+                    break
+                time = self._simulated.newest
+            self._held.popleft()
+            self._put(first.topic, first.data, time)
+        while self._simulated.newest is None and len(self._held) > EARLY:
+            self._lost[self._held.popleft().topic] += 1
 
     def _count_lost(self, topic: str, number: int | None) -> None:
         """Find what did not come, by the publisher's sequence numbers."""

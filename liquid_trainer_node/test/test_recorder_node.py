@@ -304,6 +304,10 @@ def test_in_simulated_time_log_times_are_simulated(tmp_path, robot, recorder):
         time.sleep(0.005)
         robot.step(number, now)
         time.sleep(0.005)
+        if number == 60:   # a stalled disk must not shift what has no header
+            process.send_signal(signal.SIGSTOP)
+        elif number == 90:
+            process.send_signal(signal.SIGCONT)
     time.sleep(0.3)
     _stop(process)
     bag = Bag(tmp_path / 'bag')
@@ -315,6 +319,7 @@ def test_in_simulated_time_log_times_are_simulated(tmp_path, robot, recorder):
     assert sum(len(episode) for episode in episodes) > 75
     for episode in episodes:
         late = episode.actions[:, 0] - episode.vectors[:, 6]
+        # A tick of the best-effort clock may be lost on a busy machine.
         assert np.mean(late == 0) > 0.9 and np.abs(late).max() <= 5
 
 
@@ -341,7 +346,7 @@ def test_a_full_disk_is_reported_and_the_bag_readable(tmp_path, context, robot, 
     errors = _stop(process)
     assert 'recording stopped' in errors
     numbers = _numbers(Bag(tmp_path / 'bag'), 'joint_states')
-    assert numbers == list(range(len(numbers))) and len(numbers) > 50
+    assert numbers == list(range(len(numbers))) and len(numbers) > 10
 
 
 def test_a_publisher_that_offers_less_is_recorded_too(tmp_path, context, robot, recorder):
