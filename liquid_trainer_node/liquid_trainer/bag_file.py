@@ -349,6 +349,8 @@ def find_bags(paths: str | Path | Collection[str | Path]) -> list[Path]:
     """
     Give the bags among paths, each a bag, a storage file, or a folder with bags below it.
 
+    Hidden folders below a folder are left out: that is where unfinished bags wait for a name.
+
     :raises BagError: if a path holds none.
     """
     found: list[Path] = []
@@ -356,7 +358,9 @@ def find_bags(paths: str | Path | Collection[str | Path]) -> list[Path]:
         path = Path(path)
         if path.is_dir() and not bag_files(path, *ENDINGS):
             below = sorted(entry for entry in path.rglob('*')
-                           if entry.is_dir() and bag_files(entry, *ENDINGS))
+                           if entry.is_dir() and bag_files(entry, *ENDINGS)
+                           and not any(part.startswith('.')
+                                       for part in entry.relative_to(path).parts))
             if not below:
                 raise BagError(f'{path}: expected bags in this folder, found none')
             found += below

@@ -334,10 +334,10 @@ class Learner:
         return loss, {'nll': nll, 'estimate': estimate, 'balance': balance, **parts}
 
     def _head_losses(self, mixture, mean: Tensor, scale: Tensor, ticks: np.ndarray):
-        policy, made = self.policy, self.policy.settings.mixture
+        policy, made = self.policy, self.policy.settings.head
         chunk, inside = self.data.chunks(ticks, made.horizon, made.dt)
         nll = policy.head.loss(mixture, policy.action_scaling(torch.from_numpy(chunk)),
-                               torch.from_numpy(inside))
+                               torch.from_numpy(inside), self._generator)
         targets = policy.target_scaling(torch.from_numpy(self.data.targets[ticks]))
         return nll, policy.estimate.loss(mean, scale, targets)
 

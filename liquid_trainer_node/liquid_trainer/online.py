@@ -215,7 +215,7 @@ class OnlineFitter:
 
     def _loss(self, window: Window) -> Any:
         torch, policy = self._torch, self._policy
-        made = policy.settings.mixture
+        made = policy.settings.head
         observed = np.concatenate((window.features, window.vectors), axis=1)
         x = policy.normalise(torch.from_numpy(observed)[None])
         elapsed = torch.from_numpy(window.elapsed())[None, :, None]

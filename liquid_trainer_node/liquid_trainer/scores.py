@@ -20,14 +20,15 @@ def held_out_scores(policy: Policy, data: Demonstrations, features: np.ndarray,
     :param features: of all their images, `(images, size)`.
     :param target_units: metres are scored as one position, metres per second as one speed.
     :param stride: ticks from one score to the next.
-    :return: `nll` per number of a chunk, `action_error` (mean absolute error of the heaviest
+    :return: `nll` per number of a chunk (the loss of a head without a density), `action_error` (mean absolute error of the heaviest
         component, normalised), `position_error` (median, m), `position_error_mean` (m),
         `speed_error` (median, m/s), `coverage` (share of targets within two standard
         deviations) and `effective_components`.
     """
-    made = policy.settings.mixture
+    made = policy.settings.head
     sums = {'nll': 0.0, 'action_error': 0.0}
-    count, usage = 0, torch.zeros(made.components)
+    count, usage = 0, torch.zeros(1)
+    generator = torch.Generator().manual_seed(0)    # heads that sample score alike every time
     errors, inside = [], []
     with torch.inference_mode():
         for begin, end in zip(data.bounds[:-1], data.bounds[1:], strict=True):
@@ -38,14 +39,16 @@ def held_out_scores(policy: Policy, data: Demonstrations, features: np.ndarray,
                 x[None], torch.from_numpy(data.elapsed[ticks])[None, :, None],
                 policy.initial_state())
             at = ticks[::stride]
-            mixture, mean, scale = policy.heads(outputs[0, ::stride], x[::stride])
+            answer, mean, scale = policy.heads(outputs[0, ::stride], x[::stride])
             chunk, known = data.chunks(at, made.horizon, made.dt)
             chunk = policy.action_scaling(torch.from_numpy(chunk))
-            sums['nll'] += float(policy.head.loss(mixture, chunk, torch.from_numpy(known))) \
-                * len(at)
+            mixture = policy.head.distribution(answer,
+                                               policy.head.draw_noise(len(at), generator))
+            sums['nll'] += float(policy.head.loss(answer, chunk, torch.from_numpy(known),
+                                                  generator)) * len(at)
             sums['action_error'] += float(mixture.best_error(chunk).mean()) * len(at)
             count += len(at)
-            usage += mixture.weights.sum(0)
+            usage = usage + mixture.weights.sum(0)
             error = policy.target_scaling.inverse(mean).numpy() - data.targets[at]
             errors.append(error)
             inside.append(np.abs(error) < 2 * (scale * policy.target_scaling.scale).numpy())

@@ -238,6 +238,8 @@ def test_several_bags_are_read_with_progress(tmp_path):
     assert {entry[1] for entry in calls} == {sum(
         file.stat().st_size for file in (tmp_path / 'bags').rglob('*') if file.is_file())}
     assert len(find_bags(tmp_path / 'bags')) == 2
+    (tmp_path / 'bags' / 'x').rename(tmp_path / 'bags' / '.x')   # not finished
+    assert find_bags(tmp_path / 'bags') == [tmp_path / 'bags' / 'y']
 
 
 def test_commands_are_the_actions_when_nobody_demonstrated(tmp_path):

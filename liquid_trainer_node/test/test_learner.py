@@ -46,7 +46,7 @@ def small_policy(core='cfc'):
     return Policy(PolicySettings(
         vector_size=5, action_size=3, target_size=4, encoder=EncoderSettings(width=0.25),
         core=CoreSettings(kind=core, units=24),
-        mixture=MixtureSettings(components=3, horizon=8, hidden=32)))
+        head=MixtureSettings(components=3, horizon=8, hidden=32)))
 
 
 @pytest.fixture(scope='module')
