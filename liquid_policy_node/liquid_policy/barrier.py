@@ -1,26 +1,9 @@
 """
 The last word before the robot: any proposal in, a command that keeps every limit out.
 
-For a joint commanded by velocity the barrier is
-
-    h(q, u) = q_max - q - reach - u T - u^2 / (2 a)  >=  0        (and its mirror image)
-
-with position q, command u, the longest time T between two calls, the acceleration limit a, and
-`reach`, the farthest the joint can still have moved since q was measured. `u T` is the command
-being held until the next call, `u^2 / (2 a)` the braking after it. Braking by `a dt` in a step of
-`dt <= T` changes h by
-
-    dh = a dt (T - dt / 2)  >  0
-
-so a command with h >= 0 can always be followed by braking, however the calls jitter, and the joint
-comes to rest inside its limits. With `reach = (age + delay) * fastest recent speed` this holds for
-every unknown actuation delay up to `delay`, a first-order velocity loop's time constant included.
-Per entry the safe set is an interval, so the nearest safe command is found by clipping, and a safe
-proposal comes back bit for bit.
-
-Source: the discrete-time view of higher-order control barrier functions, Xiao and Belta,
-arXiv:1903.04706; the previous command rather than the measured velocity as the reference of the
-acceleration limit, as in ros2_control's joint_limits.
+Entry by entry the safe commands are an interval (`liquid_policy.barrier_box`), so the nearest one
+is found by clipping; limits that couple entries (`liquid_policy.barrier_rows`) make it a quadratic
+programme. A safe proposal comes back bit for bit.
 """
 
 from __future__ import annotations
@@ -31,7 +14,23 @@ from enum import IntEnum
 
 import numpy as np
 
+from liquid_policy.barrier_box import (
+    CAUSES,
+    Box,
+    FilterSettings,
+    JointFeedback,
+    brake,
+    greatest_change,
+    greatest_speed,
+    reach,
+    safe_box,
+)
 from liquid_policy.limits import Limits
+
+__all__ = [
+    'CAUSES', 'Box', 'Filtered', 'FilterSettings', 'JointFeedback', 'Proposal', 'ReleaseRefused',
+    'SafetyFilter', 'State', 'brake', 'greatest_change', 'greatest_speed', 'reach', 'safe_box',
+]
 
 
 class State(IntEnum):
@@ -46,49 +45,6 @@ class State(IntEnum):
 
 class ReleaseRefused(ValueError):
     """The stop cannot be released yet; the text says why."""
-
-
-@dataclass(frozen=True)
-class FilterSettings:
-    """
-    What the guarantee rests on.
-
-    :param longest_period: longest time between two calls that is covered [s]; a call that comes
-        later is a missed deadline and voids the guarantee for that instant.
-    :param delay: actuation delay plus the time constant of the robot's velocity loop, at most [s].
-    :param position_margin: kept free before each position limit [rad or m].
-    :param still: speed below which the robot counts as standing [rad/s or m/s].
-    """
-
-    longest_period: float = 0.025
-    delay: float = 0.02
-    position_margin: float = 0.01
-    still: float = 0.02
-
-    def __post_init__(self) -> None:
-        for name in ('longest_period', 'still'):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f'{name}: must be above 0, got {getattr(self, name)}')
-        for name in ('delay', 'position_margin'):
-            if not getattr(self, name) >= 0.0:
-                raise ValueError(f'{name}: must be 0 or more, got {getattr(self, name)}')
-
-
-@dataclass(frozen=True, eq=False)
-class JointFeedback:
-    """
-    What the robot says of itself; arrays of length A in the order of the actions.
-
-    :param position: joint positions [rad or m], NaN where an action moves no measured joint.
-    :param velocity: joint velocities, NaN where unknown.
-    :param effort: joint torques [N m], NaN where unknown.
-    :param age: time since this was measured [s].
-    """
-
-    position: np.ndarray
-    velocity: np.ndarray
-    effort: np.ndarray
-    age: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,127 +81,6 @@ class Filtered:
     reasons: tuple[str, ...] = ()
     active: tuple[str, ...] = ()
     amounts: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Box:
-    """
-    Safe commands of this moment: an interval per entry.
-
-    :param low: lowest command, `(A,)`.
-    :param high: highest command, `(A,)`.
-    :param low_cause: index into `CAUSES` of the limit behind each `low`, `(A,)`.
-    :param high_cause: likewise for `high`.
-    """
-
-    low: np.ndarray
-    high: np.ndarray
-    low_cause: np.ndarray
-    high_cause: np.ndarray
-
-
-CAUSES = ('velocity', 'range', 'position', 'acceleration')
-
-
-def greatest_speed(room: np.ndarray, acceleration: np.ndarray, period: float) -> np.ndarray:
-    """
-    The speed that can still be stopped within the room left.
-
-    Solves `u T + u^2 / (2 a) = room`.
-
-    :param room: distance to the limit, `(n,)`; negative beyond it.
-    :param acceleration: braking deceleration, above 0, `(n,)`.
-    :param period: longest time T the speed is held before braking begins [s].
-    :return: speed, 0 or more, `(n,)`.
-    """
-    room = np.clip(room, 0.0, 1e12)  # no more than any robot has, so that nothing overflows
-    root = np.sqrt(period * period + 2.0 * room / acceleration) + period
-    return 2.0 * room / root  # a (root - 2 T) without cancellation near the limit
-
-
-def reach(
-    commands: np.ndarray, velocity: np.ndarray, duration: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """
-    How far the joints can have moved, at most, since they were measured.
-
-    :param commands: commands in effect during that time, `(m, n)`.
-    :param velocity: measured velocity, NaN where unknown, `(n,)`.
-    :param duration: age of the measurement plus actuation delay [s].
-    :return: downwards and upwards, both 0 or more, `(n,)`.
-    """
-    known = np.where(np.isfinite(velocity), velocity, 0.0)
-    down = np.maximum(0.0, -np.minimum(commands.min(axis=0), known))
-    up = np.maximum(0.0, np.maximum(commands.max(axis=0), known))
-    return down * duration, up * duration
-
-
-def greatest_change(limits: Limits, duration: float) -> np.ndarray:
-    """
-    How far a command may change in a step; infinite for entries without acceleration limit.
-
-    :param limits: the robot's limits.
-    :param duration: of the step, may be 0 [s].
-    """
-    bounded = np.isfinite(limits.acceleration)
-    return np.where(bounded, np.where(bounded, limits.acceleration, 0.0) * duration, np.inf)
-
-
-def brake(previous: np.ndarray, limits: Limits, step: float) -> np.ndarray:
-    """
-    The command one step closer to rest; a gripper keeps its command.
-
-    A dropped load would be a greater danger than a held one, so braking never opens a gripper.
-
-    :param previous: the last command, `(A,)`.
-    :param limits: the robot's limits.
-    :param step: time since the last command, at most the longest period [s].
-    """
-    change = greatest_change(limits, step)
-    slower = np.sign(previous) * np.maximum(np.abs(previous) - change, 0.0)
-    return np.where(limits.moving, slower, previous)
-
-
-def safe_box(
-    limits: Limits, settings: FilterSettings, feedback: JointFeedback, previous: np.ndarray,
-    recent: np.ndarray, elapsed: float,
-) -> Box:
-    """
-    Commands that keep every limit now and can be followed by braking for ever after.
-
-    The acceleration limit comes last and wins: where a disturbance has left no command that keeps
-    the others, what remains is braking at full deceleration.
-
-    :param limits: the robot's limits.
-    :param settings: what the guarantee rests on.
-    :param feedback: the robot's joints.
-    :param previous: the last command, `(A,)`.
-    :param recent: commands in effect since the joints were measured, delay included, `(m, A)`.
-    :param elapsed: time since the last command [s].
-    :return: the intervals.
-    """
-    low, high = limits.low.copy(), limits.high.copy()
-    low_cause = limits.range_bound.astype(np.intp)
-    high_cause = low_cause.copy()
-
-    joint = limits.joint
-    down, up = reach(
-        recent[:, joint], feedback.velocity[joint], feedback.age + settings.delay)
-    position, acceleration = feedback.position[joint], limits.acceleration[joint]
-    margin, period = settings.position_margin, settings.longest_period
-    upper = greatest_speed(limits.upper[joint] - margin - position - up, acceleration, period)
-    lower = -greatest_speed(position - down - limits.lower[joint] - margin, acceleration, period)
-    high_cause[joint] = np.where(upper < high[joint], 2, high_cause[joint])
-    low_cause[joint] = np.where(lower > low[joint], 2, low_cause[joint])
-    high[joint] = np.minimum(high[joint], upper)
-    low[joint] = np.maximum(low[joint], lower)
-
-    step = greatest_change(limits, min(max(elapsed, 0.0), period))
-    slowest, fastest = previous - step, previous + step
-    high_cause = np.where((fastest < high) | (slowest > high), 3, high_cause)
-    low_cause = np.where((slowest > low) | (fastest < low), 3, low_cause)
-    return Box(
-        np.clip(low, slowest, fastest), np.clip(high, slowest, fastest), low_cause, high_cause)
 
 
 class SafetyFilter:

@@ -1,0 +1,89 @@
+"""
+The command nearest to a proposal among those that keep every row; soft rows give way in order.
+
+    minimise  sum w_i (u_i - p_i)^2   subject to   low <= A u <= high
+
+solved exactly by DAQP's dual active-set method.
+
+Source: Arnstrom, Bemporad and Axehill, A dual active-set solver for embedded quadratic
+programming using recursive LDL' updates, IEEE Transactions on Automatic Control 67 (2022).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from liquid_policy.barrier_rows import HARD, LinearConstraints
+
+INFINITE = 1e30        # what DAQP takes for no bound
+TOLERANCE = 1e-9       # largest violation of a row that counts as rounding, relative to its size
+SOFT = 8               # DAQP's flag for a row that may be broken at a price
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """
+    Answer of the programme.
+
+    :param command: the nearest command, `(A,)`; None if hard rows contradict each other or the
+        solver failed.
+    :param relaxed: priority levels of soft rows that had to give way, greatest first.
+    :param fault: what went wrong, empty if nothing did.
+    """
+
+    command: np.ndarray | None
+    relaxed: tuple[int, ...] = ()
+    fault: str = ''
+
+
+def nearest_command(
+    proposal: np.ndarray, constraints: LinearConstraints, weights: np.ndarray | None = None,
+) -> Nearest:
+    """
+    The command nearest to the proposal that keeps every row; soft rows only if that is possible.
+
+    Infeasible with every row, the least important soft rows (greatest priority number) may be
+    broken as little as possible, then the next, hard rows never. The answer is checked against
+    the hard rows before it is returned.
+
+    :param proposal: finite, `(A,)`.
+    :param constraints: the rows; the first A are the identity.
+    :param weights: of the squared distance, above 0, `(A,)`; None: all 1.
+    :return: the command, or why there is none.
+    """
+    size = len(proposal)
+    metric = np.ones(size) if weights is None else weights
+    low = np.maximum(constraints.low, -INFINITE)
+    high = np.minimum(constraints.high, INFINITE)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()
+            and np.isfinite(constraints.matrix).all()):
+        return Nearest(None, fault='a row is not finite')
+    sense = np.zeros(len(low), dtype=np.int32)
+    relaxed: tuple[int, ...] = ()
+    levels = sorted({int(level) for level in constraints.priority if level != HARD}, reverse=True)
+    while True:
+        answer, flag = _solve(np.diag(metric), -metric * proposal, constraints.matrix[size:],
+                              high, low, sense)
+        if flag > 0:
+            break
+        if not levels:
+            return Nearest(None, relaxed, f'no command keeps every hard row (DAQP says {flag})')
+        relaxed += (levels.pop(0),)
+        sense[constraints.priority == relaxed[-1]] = SOFT
+    hard = constraints.hard
+    scale = 1.0 + np.abs(constraints.matrix) @ np.abs(answer)
+    if not (constraints.excess(answer) <= TOLERANCE * scale)[hard].all():  # false for NaN too
+        return Nearest(None, relaxed, "the solver's answer breaks a hard row")
+    return Nearest(np.clip(answer, constraints.low[:size], constraints.high[:size]), relaxed)
+
+
+def _solve(
+    metric: np.ndarray, linear: np.ndarray, matrix: np.ndarray, high: np.ndarray, low: np.ndarray,
+    sense: np.ndarray,
+) -> tuple[np.ndarray, int]:
+    """DAQP's answer and exit flag; above 0 is solved."""
+    import daqp
+    answer, _, flag, _ = daqp.solve(metric, linear, matrix, high, low, sense)
+    return np.asarray(answer, dtype=float), int(flag)
