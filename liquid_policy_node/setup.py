@@ -34,7 +34,7 @@ share = f'share/{package_name}'
 setup(
     name=package_name,
     version='0.1.0',
-    packages=find_packages(include=['liquid_policy', 'liquid_policy_node']),
+    packages=find_packages(include=['liquid_policy', 'liquid_policy.*', 'liquid_policy_node']),
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{package_name}']),
         (share, ['package.xml']),

@@ -35,7 +35,7 @@ class Checkpoint:
     :param interface: the robot it was trained for.
     :param card: model card: data, seed, commit, figures; plain numbers and texts.
     :param weights: the torch policy's state, by name.
-    :param exports: files by name: `encoder.onnx`, `step.onnx`.
+    :param exports: files by name: `encoder.onnx` (with images), `step.onnx`, `observe.onnx`.
     """
 
     version: str

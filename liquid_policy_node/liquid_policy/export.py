@@ -1,4 +1,4 @@
-"""The trained policy as ONNX: one graph for an image's features, one for a policy step."""
+"""The trained policy as ONNX: graphs of the encoder, of a step, and of the core alone."""
 
 from __future__ import annotations
 
@@ -16,21 +16,33 @@ from liquid_policy.settings import PolicySettings
 
 # Newest opset that all supported ONNX Runtime versions (1.17 and later) implement fully.
 _OPSET = 17
-ENCODER, STEP = 'encoder.onnx', 'step.onnx'
+ENCODER, STEP, OBSERVE = 'encoder.onnx', 'step.onnx', 'observe.onnx'
 
 
-class _Step(nn.Module):
-    """The policy step with plain tensors in and out, everything in physical units."""
+class _Observe(nn.Module):
+    """The core's part of a policy step with plain tensors in and out, in physical units."""
 
     def __init__(self, policy: Policy):
         super().__init__()
         self.policy = policy
         self.train(policy.training)
 
-    def forward(self, features: Tensor, vector: Tensor, elapsed: Tensor, state: Tensor):
-        after, answer = self.policy.step(torch.cat((features, vector), 1), elapsed, state)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        *observed, elapsed, state = inputs
+        return self.policy.observe(torch.cat(observed, 1), elapsed, state)
+
+
+class _Step(_Observe):
+    """The whole policy step; heads that draw samples take their noise last."""
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        noise = None
+        if self.policy.head.noise_shape:
+            *inputs, noise = inputs
+        *observed, elapsed, state = inputs
+        after, answer = self.policy.step(torch.cat(observed, 1), elapsed, state, noise)
         mixture = answer.mixture
-        return (after, mixture.weights, mixture.means, mixture.scales, answer.estimate_mean,
+        return (after, mixture.weights, mixture.means, mixture.deviations, answer.estimate_mean,
                 answer.estimate_scale)
 
 
@@ -40,6 +52,9 @@ def export_encoder(policy: Policy) -> bytes:
     `(1, height, width)` [m] to `features` `(1, size)`; batch norm is folded into the layers.
     """
     settings = policy.settings.encoder
+    if settings is None:
+        raise ValueError('encoder: expected a policy with images, came one without; it needs no '
+                         'encoder')
     shape = (1, settings.height, settings.width_pixels)
     inputs = (torch.zeros(*shape, 3, dtype=torch.uint8), torch.ones(shape))
     return _export(policy.encoder, inputs, ['color', 'depth'], ['features'])
@@ -49,16 +64,35 @@ def export_step(policy: Policy) -> bytes:
     """
     Return one policy step as ONNX.
 
-    Inputs `features` `(1, size)`, `vector` `(1, vector_size)`, `elapsed` `(1, 1)` [s], `state`
-    `(1, state_size)`; outputs `next_state`, `weights`, `means`, `scales`, `estimate_mean`,
-    `estimate_scale`; normalisation is inside.
+    Inputs `features` `(1, size)` (where there are images), `vector` `(1, vector_size)`, `elapsed`
+    `(1, 1)` [s], `state` `(1, state_size)` and, for heads that draw samples, `noise`
+    `(1, *noise_shape)`; outputs `next_state`, `weights`, `means`, `scales`, `estimate_mean`,
+    `estimate_scale`; normalisation and the whole sampling loop are inside.
     """
-    settings = policy.settings
-    inputs = (torch.zeros(1, settings.encoder.size), torch.zeros(1, settings.vector_size),
-              torch.full((1, 1), 0.01), policy.initial_state())
-    return _export(_Step(policy), inputs, ['features', 'vector', 'elapsed', 'state'],
+    inputs = _observed(policy)
+    noise = policy.head.draw_noise(1)
+    if noise is not None:
+        inputs['noise'] = noise
+    return _export(_Step(policy), tuple(inputs.values()), list(inputs),
                    ['next_state', 'weights', 'means', 'scales', 'estimate_mean',
                     'estimate_scale'])
+
+
+def export_observe(policy: Policy) -> bytes:
+    """
+    Return the core's part of a step as ONNX, for steps between two plans.
+
+    Inputs as `export_step` without `noise`; output `next_state`.
+    """
+    inputs = _observed(policy)
+    return _export(_Observe(policy), tuple(inputs.values()), list(inputs), ['next_state'])
+
+
+def _observed(policy: Policy) -> dict[str, Tensor]:
+    settings = policy.settings
+    features = {'features': torch.zeros(1, settings.feature_size)} if settings.encoder else {}
+    return {**features, 'vector': torch.zeros(1, settings.vector_size),
+            'elapsed': torch.full((1, 1), 0.01), 'state': policy.initial_state()}
 
 
 def _export(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str],
@@ -81,11 +115,14 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str],
 def to_checkpoint(policy: Policy, interface: Interface, version: str,
                   card: dict | None = None) -> Checkpoint:
     """Return the policy with its exported forms, ready to be saved."""
+    exports = {STEP: export_step(policy), OBSERVE: export_observe(policy)}
+    if policy.encoder is not None:
+        exports[ENCODER] = export_encoder(policy)
     weights = {name: value.detach().cpu().numpy() for name, value in policy.state_dict().items()
                if not name.endswith('num_batches_tracked')}
     return Checkpoint(version=version, settings=policy.settings.to_dict(), interface=interface,
                       card=dict(card or {}), weights=weights,
-                      exports={ENCODER: export_encoder(policy), STEP: export_step(policy)})
+                      exports=exports)
 
 
 def to_policy(checkpoint: Checkpoint) -> Policy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from liquid_policy.cores import build_core
 from liquid_policy.features import Encoder
-from liquid_policy.mixture import EstimateHead, Mixture, MixtureHead
+from liquid_policy.heads.build import build_head
+from liquid_policy.heads.mixture import EstimateHead, Mixture
 from liquid_policy.settings import PolicySettings
 
 # A normalised number beyond this says no more than "far out"; a broken sensor then cannot
@@ -77,7 +79,7 @@ class Scaling(nn.Module):
 
 class Policy(nn.Module):
     """
-    Encoder, liquid core, mixture head and estimate head.
+    Encoder (where there are images), liquid core, action head and estimate head.
 
     The heads see the core's output and, past it, the normalised input: what needs no memory
     (where the joints are, where the part is seen) does not have to squeeze through 64 units.
@@ -86,13 +88,13 @@ class Policy(nn.Module):
     def __init__(self, settings: PolicySettings | None = None):
         super().__init__()
         self.settings = settings = settings or PolicySettings()
-        self.encoder = Encoder(settings.encoder)
+        self.encoder = Encoder(settings.encoder) if settings.encoder else None
         self.input_scaling = Scaling(settings.input_size)
         self.action_scaling = Scaling(settings.action_size)
         self.target_scaling = Scaling(settings.target_size)
         self.core = build_core(settings.core, settings.input_size)
         width = self.core.units + settings.input_size
-        self.head = MixtureHead(width, settings.action_size, settings.mixture)
+        self.head = build_head(width, settings.action_size, settings.head)
         self.estimate = EstimateHead(width, settings.target_size)
 
     def initial_state(self, batch: int = 1) -> Tensor:
@@ -103,34 +105,63 @@ class Policy(nn.Module):
         """Return the core's input from features and vector in physical units."""
         return self.input_scaling(observation).clamp(-_INPUT_LIMIT, _INPUT_LIMIT)
 
-    def heads(self, output: Tensor, x: Tensor) -> tuple[Mixture, Tensor, Tensor]:
+    def origin(self, observation: Tensor) -> Tensor:
         """
-        Return mixture and estimate, all normalised.
+        Return what actions are told relative to, `(batch, 1, actions)`; 0 by default.
+
+        :param observation: features and vector in physical units, `(batch, inputs)`.
+        """
+        relative = self.settings.relative
+        if not relative:
+            return observation.new_zeros(1, 1, self.settings.action_size)
+        first = self.settings.feature_size
+        return observation[:, [first + index for index in relative]].unsqueeze(1)
+
+    def heads(self, output: Tensor, x: Tensor) -> tuple[Any, Tensor, Tensor]:
+        """
+        Return the action head's answer and the estimate, all normalised.
 
         :param output: the core's, `(batch, units)`.
         :param x: the core's input, `(batch, inputs)`.
+        :return: what `head.loss` and `head.distribution` take (a `Mixture` for the mixture
+            head), and the estimate's mean and standard deviation.
         """
         both = torch.cat((output, x), dim=-1)
         return self.head(both), *self.estimate(both)
 
-    def physical(self, mixture: Mixture, mean: Tensor, scale: Tensor) -> Distribution:
-        """Return the heads' answer in physical units."""
+    def physical(self, mixture: Mixture, mean: Tensor, scale: Tensor,
+                 origin: Tensor | None = None) -> Distribution:
+        """Return a distribution and an estimate in physical units; see `origin`."""
         actions, targets = self.action_scaling, self.target_scaling
+        factors = mixture.factors
+        means = actions.inverse(mixture.means)
+        if origin is not None:
+            means = means + origin.unsqueeze(1)
         return Distribution(
-            Mixture(mixture.log_weights, actions.inverse(mixture.means),
-                    mixture.scales * actions.scale),
+            Mixture(mixture.log_weights, means,
+                    mixture.scales * actions.scale,
+                    None if factors is None else factors * actions.scale.unsqueeze(-1)),
             targets.inverse(mean), scale * targets.scale)
 
-    def step(self, observation: Tensor, elapsed: Tensor,
-             state: Tensor) -> tuple[Tensor, Distribution]:
+    def observe(self, observation: Tensor, elapsed: Tensor, state: Tensor) -> Tensor:
+        """Return the next state only; as `step`."""
+        return self.core.step(self.normalise(observation), elapsed, state)
+
+    def step(self, observation: Tensor, elapsed: Tensor, state: Tensor,
+             noise: Tensor | None = None) -> tuple[Tensor, Distribution]:
         """
         Return the next state and what to do.
 
         :param observation: features and vector in physical units, `(batch, inputs)`.
         :param elapsed: time since the last step [s], `(batch, 1)`.
         :param state: `(batch, state_size)`.
+        :param noise: standard normal, `(batch, *head.noise_shape)`; None for heads that need
+            none (`head.draw_noise` draws it).
         :raises ValueError: if a shape or an elapsed time is wrong.
         """
         x = self.normalise(observation)
         state = self.core.step(x, elapsed, state)
-        return state, self.physical(*self.heads(state[:, :self.core.units], x))
+        answer, mean, scale = self.heads(state[:, :self.core.units], x)
+        return state, self.physical(
+            self.head.distribution(answer, noise), mean, scale,
+            self.origin(observation) if self.settings.relative else None)

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 
 from liquid_policy.checkpoint import Checkpoint, CheckpointError
+from liquid_policy.head_settings import head_values
 
 _TYPES = {'tensor(float)': np.float32, 'tensor(uint8)': np.uint8}
 
@@ -107,47 +108,96 @@ class EncoderRuntime:
 
 
 class PolicyRuntime:
-    """The policy step by step; equal to torch within 1e-5."""
+    """
+    The policy step by step; equal to torch within 1e-5.
 
-    def __init__(self, checkpoint: Checkpoint, threads: int = 1):
+    Heads that draw samples are given noise from a generator of their own, so that the same seed
+    and the same observations give the same answers.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, threads: int = 1, seed: int = 0):
         self.version = checkpoint.version
+        self._checkpoint, self._threads = checkpoint, threads
         self._graph = _Graph(checkpoint.export('step.onnx'), threads, 'step.onnx')
+        self._observer: _Graph | None = None
         self.state_size = self._graph.inputs['state'].shape[1]
+        self._noise = self._graph.inputs.get('noise')
+        self.horizon = self._graph.outputs['means'].shape[2]
+        self.seed(seed)
+
+    def seed(self, seed: int) -> None:
+        """Start the noise anew."""
+        self._random = np.random.Generator(np.random.SFC64(seed))
 
     def initial_state(self) -> np.ndarray:
         """Return the state before anything was seen, `(state_size,)`."""
         return np.zeros(self.state_size, np.float32)
+
+    def observe(self, features: np.ndarray, vector: np.ndarray, elapsed: float,
+                state: np.ndarray) -> np.ndarray:
+        """
+        Return the next state and no answer, which costs less; as `step`.
+
+        :raises CheckpointError: if the checkpoint is from before this was exported.
+        """
+        if self._observer is None:
+            self._observer = _Graph(self._checkpoint.export('observe.onnx'), self._threads,
+                                    'observe.onnx')
+        self._feed(self._observer, features, vector, elapsed, state)
+        self._observer.run()
+        return self._observer.outputs['next_state'][0].copy()
 
     def step(self, features: np.ndarray, vector: np.ndarray, elapsed: float,
              state: np.ndarray) -> tuple[np.ndarray, Distribution]:
         """
         Return the next state and what to do.
 
-        :param features: of the newest image, `(features,)`.
+        :param features: of the newest image, `(features,)`; empty for a policy without images.
         :param vector: IMU and joints in the interface's order and units, `(vector_size,)`.
         :param elapsed: time since the last step [s].
         :param state: `(state_size,)`.
         :raises ValueError: if a shape is wrong, a number is not finite or time ran backwards.
         """
-        if not (math.isfinite(elapsed) and elapsed >= 0.0):
-            raise ValueError(f'elapsed: expected a finite time of at least 0 s, came {elapsed}')
-        inputs, outputs = self._graph.inputs, self._graph.outputs
-        for name, value in (('features', features), ('vector', vector), ('state', state)):
-            _fill(inputs[name], value, name)
-            # A sum is finite only if every term is; it costs a third of isfinite().all().
-            if not math.isfinite(inputs[name].sum()):
-                raise ValueError(f'{name}: expected finite numbers, came NaN or infinity')
-        inputs['elapsed'][0, 0] = elapsed
+        self._feed(self._graph, features, vector, elapsed, state)
+        if self._noise is not None:
+            self._random.standard_normal(dtype=np.float32, out=self._noise)
         self._graph.run()
+        outputs = self._graph.outputs
         # Copies: the graph's memory is written again at the next step.
         return outputs['next_state'][0].copy(), Distribution(
             *(outputs[name][0].copy() for name in (
                 'weights', 'means', 'scales', 'estimate_mean', 'estimate_scale')))
 
+    @staticmethod
+    def _feed(graph: _Graph, features: np.ndarray, vector: np.ndarray, elapsed: float,
+              state: np.ndarray) -> None:
+        if not (math.isfinite(elapsed) and elapsed >= 0.0):
+            raise ValueError(f'elapsed: expected a finite time of at least 0 s, came {elapsed}')
+        inputs = graph.inputs
+        if 'features' not in inputs and np.size(features):
+            raise ValueError(f'features: expected none, this policy has no images; came '
+                             f'{np.size(features)}')
+        for name, value in (('features', features), ('vector', vector), ('state', state)):
+            if name not in inputs:
+                continue
+            _fill(inputs[name], value, name)
+            # A sum is finite only if every term is; it costs a third of isfinite().all().
+            if not math.isfinite(inputs[name].sum()):
+                raise ValueError(f'{name}: expected finite numbers, came NaN or infinity')
+        inputs['elapsed'][0, 0] = elapsed
+
+
+def chunk_time(checkpoint: Checkpoint) -> float:
+    """Return the time between two steps of the checkpoint's action chunks [s]."""
+    return float(head_values(checkpoint.settings)['dt'])
+
 
 class ModeKeeper:
     """
     Keep to the component that continues the last plan, instead of flickering between plans.
+
+    Of a head that samples, whose components weigh the same, the sample nearest to the last plan
+    is taken (the batch consistency of IMLE Policy, Rana et al., arXiv:2502.12371).
 
     A component's distance is measured to what remains of the last plan; the nearest one is kept
     unless its weight has fallen below `threshold` times the heaviest one's.
@@ -186,7 +236,7 @@ class ModeKeeper:
         ranges = [limits[name].range if name in limits else None
                   for name in checkpoint.interface.action_names]
         low, high = np.array([found or (-np.inf, np.inf) for found in ranges], np.float32).T
-        return cls(float(checkpoint.settings['mixture']['dt']), threshold, low, high)
+        return cls(chunk_time(checkpoint), threshold, low, high)
 
     def reset(self) -> None:
         """Forget the last plan."""

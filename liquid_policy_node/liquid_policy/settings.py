@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-CORES = ('cfc', 'cfc-mixed', 'lstm', 'ode')
+from liquid_policy.core_settings import CORES, CoreSettings
+from liquid_policy.head_settings import (
+    HEADS,
+    DeterministicSettings,
+    DiffusionSettings,
+    FlowSettings,
+    HeadSettings,
+    ImleSettings,
+    MixtureSettings,
+    SettingsError,
+    head_settings,
+)
+from liquid_policy.head_settings import build as _build
+from liquid_policy.head_settings import require as _require
 
-
-class SettingsError(ValueError):
-    """A setting is missing, unknown or out of range."""
-
-
-def _require(condition: bool, name: str, value: Any, expected: str) -> None:
-    if not condition:
-        raise SettingsError(f'{name}: expected {expected}, came {value!r}')
+__all__ = [
+    'CORES', 'HEADS', 'CoreSettings', 'DeterministicSettings', 'DiffusionSettings',
+    'EncoderSettings', 'FlowSettings', 'HeadSettings', 'ImleSettings', 'MixtureSettings',
+    'PolicySettings', 'SettingsError',
+]
 
 
 @dataclass(frozen=True)
@@ -45,84 +55,65 @@ class EncoderSettings:
 
 
 @dataclass(frozen=True)
-class CoreSettings:
-    """Recurrent core."""
-
-    kind: str = field(default='cfc', metadata={'description': ' | '.join(CORES)})
-    units: int = field(default=64, metadata={'description': 'hidden units'})
-    unit_time: float = field(default=0.01, metadata={
-        'description': 'elapsed times are fed in multiples of this', 'unit': 's'})
-
-    def __post_init__(self):
-        _require(self.unit_time > 0.0, 'core.unit_time', self.unit_time, 'above 0 s')
-        _require(self.kind in CORES, 'core.kind', self.kind, f'one of {", ".join(CORES)}')
-        _require(1 <= self.units <= 4096, 'core.units', self.units, '1 to 4096')
-
-
-@dataclass(frozen=True)
-class MixtureSettings:
-    """Mixture head: components over the whole horizon."""
-
-    components: int = field(default=5, metadata={'description': 'Gaussians'})
-    horizon: int = field(default=16, metadata={'description': 'steps of an action chunk'})
-    dt: float = field(default=0.02, metadata={'description': 'time between steps of a chunk',
-                                              'unit': 's'})
-    hidden: int = field(default=96, metadata={'description': 'hidden units of the head'})
-    least_scale: float = field(
-        default=0.05, metadata={'description': 'smallest standard deviation, normalised'})
-
-    def __post_init__(self):
-        _require(1 <= self.components <= 64, 'mixture.components', self.components, '1 to 64')
-        _require(1 <= self.horizon <= 512, 'mixture.horizon', self.horizon, '1 to 512')
-        _require(self.dt > 0.0, 'mixture.dt', self.dt, 'above 0 s')
-        _require(self.hidden > 0, 'mixture.hidden', self.hidden, 'a positive number')
-        _require(0.0 < self.least_scale < 1.0, 'mixture.least_scale', self.least_scale,
-                 'between 0 and 1')
-
-
-@dataclass(frozen=True)
 class PolicySettings:
     """Everything needed to build a policy; sizes come from the interface."""
 
     vector_size: int = field(default=12, metadata={'description': 'IMU and joint numbers'})
     action_size: int = field(default=9, metadata={'description': 'action numbers'})
     target_size: int = field(default=4, metadata={'description': 'numbers to estimate'})
-    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    encoder: EncoderSettings | None = field(default_factory=EncoderSettings, metadata={
+        'description': 'image encoder; None: a policy without images'})
     core: CoreSettings = field(default_factory=CoreSettings)
-    mixture: MixtureSettings = field(default_factory=MixtureSettings)
+    head: HeadSettings = field(default_factory=MixtureSettings)
+    relative: tuple[int, ...] = field(default=(), metadata={
+        'description': 'numbers of the vector that the actions are told relative to, one for '
+                       'each action; empty: actions are told as they are'})
 
     def __post_init__(self):
         for name, least in (('vector_size', 1), ('action_size', 1), ('target_size', 0)):
             value = getattr(self, name)
             _require(isinstance(value, int) and value >= least, name, value,
                      f'a whole number of at least {least}')
+        object.__setattr__(self, 'relative', tuple(self.relative))      # JSON has only lists
+        _require(not self.relative or (len(self.relative) == self.action_size and all(
+            isinstance(i, int) and 0 <= i < self.vector_size for i in self.relative)),
+            'relative', self.relative, f'none, or {self.action_size} numbers from 0 to '
+            f'{self.vector_size - 1}')
+
+    @property
+    def feature_size(self) -> int:
+        """Numbers the image encoder gives; 0 without one."""
+        return self.encoder.size if self.encoder else 0
 
     @property
     def input_size(self) -> int:
         """Numbers the core is fed: features and vector."""
-        return self.encoder.size + self.vector_size
+        return self.feature_size + self.vector_size
+
+    @property
+    def name(self) -> str:
+        """What tables call a policy of these settings, such as `cfc+mixture`."""
+        return f'{self.core.name}+{self.head.name}'
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain numbers and texts, for JSON."""
-        return asdict(self)
+        return {**asdict(self), 'head': self.head.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PolicySettings:
         """
-        Build settings from `to_dict`'s result.
+        Build settings from `to_dict`'s result, or from that of a version without other heads.
 
         :raises SettingsError: if a name is unknown or a value out of range.
         """
-        parts = {'encoder': EncoderSettings, 'core': CoreSettings, 'mixture': MixtureSettings}
-        return _build(cls, {name: _build(parts[name], value, name) if name in parts else value
-                            for name, value in values.items()}, 'policy')
-
-
-def _build(kind: type, values: Any, name: str):
-    if not isinstance(values, Mapping):
-        raise SettingsError(f'{name}: expected a mapping, came {values!r}')
-    unknown = sorted(set(values) - {item.name for item in fields(kind)})
-    if unknown:
-        known = ', '.join(item.name for item in fields(kind))
-        raise SettingsError(f'{name}: unknown setting {unknown[0]!r}; known are {known}')
-    return kind(**values)
+        parts = dict(values)
+        if 'mixture' in parts and 'head' not in parts:
+            head = parts.pop('mixture')
+            parts['head'] = {'kind': 'mixture', **head} if isinstance(head, Mapping) else head
+        if 'head' in parts:
+            parts['head'] = head_settings(parts['head'])
+        if parts.get('encoder') is not None:
+            parts['encoder'] = _build(EncoderSettings, parts['encoder'], 'encoder')
+        if 'core' in parts:
+            parts['core'] = _build(CoreSettings, parts['core'], 'core')
+        return _build(cls, parts, 'policy')

@@ -15,7 +15,13 @@ from rclpy.task import Future
 from liquid_policy.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from liquid_policy.conversion import NANOSECONDS
 from liquid_policy.interface import Interface, differences
-from liquid_policy.runtime import Distribution, EncoderRuntime, ModeKeeper, PolicyRuntime
+from liquid_policy.runtime import (
+    Distribution,
+    EncoderRuntime,
+    ModeKeeper,
+    PolicyRuntime,
+    chunk_time,
+)
 
 
 def encoder_identity(checkpoint: Checkpoint) -> str:
@@ -129,7 +135,7 @@ class Model:
         """
         self.version, self.path = checkpoint.version, path
         self.encoder_identity = encoder_identity(checkpoint) if checkpoint.interface.images else ''
-        self.dt = float(checkpoint.settings['mixture']['dt'])
+        self.dt = chunk_time(checkpoint)
         self._period = 1.0 / checkpoint.interface.rate
         self._gap = gap
         self._runtime = PolicyRuntime(checkpoint, threads)

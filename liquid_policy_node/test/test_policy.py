@@ -80,7 +80,7 @@ def test_settings_survive_plain_text():
 
 @pytest.mark.parametrize('make, text', [
     (lambda: PolicySettings.from_dict({'speed': 1}), "unknown setting 'speed'"),
-    (lambda: PolicySettings.from_dict({'core': {'kind': 'gru'}}), "core.kind.*'gru'"),
+    (lambda: PolicySettings.from_dict({'core': {'kind': 'rnn'}}), "core.kind.*'rnn'"),
     (lambda: PolicySettings.from_dict({'core': 3}), 'expected a mapping'),
     (lambda: PolicySettings(action_size=0), 'action_size'),
     (lambda: EncoderSettings(height=100), 'multiple of 32'),

@@ -20,10 +20,10 @@ def held_out_scores(policy: Policy, data: Demonstrations, features: np.ndarray,
     :param features: of all their images, `(images, size)`.
     :param target_units: metres are scored as one position, metres per second as one speed.
     :param stride: ticks from one score to the next.
-    :return: `nll` per number of a chunk (the loss of a head without a density), `action_error` (mean absolute error of the heaviest
-        component, normalised), `position_error` (median, m), `position_error_mean` (m),
-        `speed_error` (median, m/s), `coverage` (share of targets within two standard
-        deviations) and `effective_components`.
+    :return: `nll` per number of a chunk (of a head without a density, its loss), `action_error`
+        (mean absolute error of the heaviest component, normalised), `position_error` (median,
+        m), `position_error_mean` (m), `speed_error` (median, m/s), `coverage` (share of targets
+        within two standard deviations) and `effective_components`.
     """
     made = policy.settings.head
     sums = {'nll': 0.0, 'action_error': 0.0}

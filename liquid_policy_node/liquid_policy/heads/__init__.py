@@ -1,0 +1,1 @@
+"""Heads: what turns a core's output into a distribution over action chunks."""
