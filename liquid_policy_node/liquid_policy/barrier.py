@@ -9,7 +9,8 @@ programme. A safe proposal comes back bit for bit.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -25,6 +26,8 @@ from liquid_policy.barrier_box import (
     reach,
     safe_box,
 )
+from liquid_policy.barrier_rows import Guard, Moment
+from liquid_policy.barrier_search import NearestSafe, Proposal
 from liquid_policy.limits import Limits
 
 __all__ = [
@@ -45,23 +48,6 @@ class State(IntEnum):
 
 class ReleaseRefused(ValueError):
     """The stop cannot be released yet; the text says why."""
-
-
-@dataclass(frozen=True, eq=False)
-class Proposal:
-    """
-    What a policy wants, with its doubts.
-
-    :param action: the chosen action of this moment, `(A,)`.
-    :param weights: probability of each component, `(K,)`.
-    :param means: each component's action of this moment, `(K, A)`.
-    :param deviations: its standard deviations, `(K, A)`.
-    """
-
-    action: np.ndarray
-    weights: np.ndarray | None = None
-    means: np.ndarray | None = None
-    deviations: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,15 +72,21 @@ class Filtered:
 class SafetyFilter:
     """Filters proposals one after the other; remembers what it issued."""
 
-    def __init__(self, limits: Limits, settings: FilterSettings | None = None) -> None:
+    def __init__(
+        self, limits: Limits, settings: FilterSettings | None = None,
+        guards: Sequence[Guard] = (),
+    ) -> None:
         """
         Start from rest.
 
         :param limits: the robot's limits.
         :param settings: what the guarantee rests on.
+        :param guards: limits of the whole robot, see `liquid_policy.barrier_guard`.
         """
         self.limits = limits
         self.settings = settings or FilterSettings()
+        self.guards = tuple(guards)
+        self._jerky = bool(np.isfinite(limits.jerk).any())
         self._stop_reason = ''
         self.reset()
 
@@ -112,6 +104,7 @@ class SafetyFilter:
             self.command = np.where(known, velocity, self.command)
         self._issued: deque[tuple[float, np.ndarray]] = deque([(0.0, self.command)], maxlen=1000)
         self._time = 0.0
+        self._rate = np.zeros(len(self.limits.names))
 
     @property
     def stopped(self) -> bool:
@@ -148,7 +141,7 @@ class SafetyFilter:
 
     def filter(
         self, proposal: Proposal | np.ndarray | None, feedback: JointFeedback | None,
-        elapsed: float, reasons: tuple[str, ...] = (),
+        elapsed: float, reasons: tuple[str, ...] = (), human_distance: float = np.inf,
     ) -> Filtered:
         """
         The command for this moment.
@@ -157,11 +150,12 @@ class SafetyFilter:
         :param feedback: the robot's joints; None when they are stale or unknown.
         :param elapsed: time since the last call [s].
         :param reasons: why proposal or feedback are None, if they are.
+        :param human_distance: distance of the nearest human [m]; infinite without one.
         :return: the command and its reasons. Without usable input it brakes within the
             acceleration limits.
         """
         action = proposal.action if isinstance(proposal, Proposal) else proposal
-        reasons = reasons or self._unusable(action, feedback)
+        reasons = reasons or self._unusable(action, feedback, elapsed)
         elapsed = elapsed if np.isfinite(elapsed) else 0.0
         if self._stop_reason:
             reasons = (self._stop_reason, *reasons)
@@ -169,17 +163,27 @@ class SafetyFilter:
             result = self._brake(elapsed, reasons)
         else:
             assert action is not None and feedback is not None
-            result = self._limit(np.asarray(action, dtype=float), feedback, elapsed)
+            wanted = proposal if isinstance(proposal, Proposal) else Proposal(action)
+            result = self._limit(
+                replace(wanted, action=np.asarray(action, dtype=float)), feedback, elapsed,
+                human_distance)
+        if self._jerky and elapsed > 0.0:
+            step = min(elapsed, self.settings.longest_period)
+            self._rate = (result.command - self.command) / step
         self._time += max(elapsed, 0.0)
         self.command = result.command
         self._issued.append((self._time, self.command))
         return result
 
     def _unusable(
-        self, action: np.ndarray | None, feedback: JointFeedback | None,
+        self, action: np.ndarray | None, feedback: JointFeedback | None, elapsed: float,
     ) -> tuple[str, ...]:
         """Why nothing can be filtered, empty when it can."""
         found = []
+        if elapsed > self.settings.longest_period * (1.0 + 1e-9):
+            found.append(
+                f'called after {elapsed:.3f} s, the braking distance covers '
+                f'{self.settings.longest_period:g} s')
         size = len(self.limits.names)
         if action is None:
             found.append('no proposal')
@@ -193,6 +197,11 @@ class SafetyFilter:
             found.append('no joint states')
         elif not np.isfinite(feedback.position[self.limits.joint]).all():
             found.append('joint positions are not finite')
+        else:
+            found.extend(self._overloaded(feedback))
+            if feedback.base is None and any(
+                    getattr(guard, 'needs_odometry', False) for guard in self.guards):
+                found.append('no odometry, and obstacles are fixed in the world')
         return tuple(found)
 
     def _brake(self, elapsed: float, reasons: tuple[str, ...]) -> Filtered:
@@ -201,25 +210,39 @@ class SafetyFilter:
         state = State.STOPPED if self._stop_reason else State.BRAKING
         return Filtered(brake(self.command, self.limits, step), state, reasons)
 
-    def _limit(self, action: np.ndarray, feedback: JointFeedback, elapsed: float) -> Filtered:
+    def _overloaded(self, feedback: JointFeedback) -> list[str]:
+        """Joints whose measured effort is beyond its limit; what is not measured is not."""
+        allowed = self.settings.effort_share * self.limits.effort
+        over = np.abs(feedback.effort) > allowed
+        if not over.any():
+            return []
+        return [
+            f'effort/{self.limits.names[index]}: measured {abs(feedback.effort[index]):.4g}, '
+            f'allowed {allowed[index]:.4g}' for index in np.flatnonzero(over)]
+
+    def _limit(
+        self, proposal: Proposal, feedback: JointFeedback, elapsed: float, human_distance: float,
+    ) -> Filtered:
         """The nearest safe command."""
         since = self._time + max(elapsed, 0.0) - feedback.age - self.settings.delay
         # In effect during that time: everything issued in it, and the one that held before.
         while len(self._issued) > 1 and self._issued[1][0] <= since:
             self._issued.popleft()
-        recent = np.array([command for _, command in self._issued])
-        box = safe_box(self.limits, self.settings, feedback, self.command, recent, elapsed)
+        moment = Moment(
+            feedback, self.command, np.array([command for _, command in self._issued]), elapsed,
+            human_distance, self._rate if self._jerky else None)
+        box = safe_box(
+            self.limits, self.settings, feedback, self.command, moment.recent, elapsed,
+            moment.rate)
         if not (box.low <= box.high).all():  # false for NaN too, which would let anything pass
             return self._brake(elapsed, ('the limits leave no command; braking',))
-        too_low, too_high = action < box.low, action > box.high
-        changed = too_low | too_high
-        if not changed.any():
-            return Filtered(action.copy(), State.PASSING)
-        command = np.where(too_low, box.low, np.where(too_high, box.high, action))
-        cause = np.where(too_low, box.low_cause, box.high_cause)
-        active = tuple(
-            f'{CAUSES[cause[index]]}/{self.limits.names[index]}'
-            for index in np.flatnonzero(changed))
-        amounts = tuple(float(amount) for amount in np.abs(command - action)[changed])
-        return Filtered(command, State.LIMITING, (f'limited by {", ".join(active)}',), active,
-                        amounts)
+        try:
+            search = NearestSafe(self.limits, self.settings, self.guards, moment, box)
+            found = search.find(proposal)
+        except Exception as error:  # noqa: BLE001 - whatever failed, the robot must be braked
+            return self._brake(elapsed, (f'solver fault: {type(error).__name__}: {error}',))
+        if found.command is None:
+            braked = self._brake(elapsed, found.reasons)
+            return replace(braked, active=found.active, amounts=found.amounts)
+        state = State.LIMITING if found.reasons else State.PASSING
+        return Filtered(found.command, state, found.reasons, found.active, found.amounts)

@@ -5,7 +5,7 @@ For a joint commanded by velocity the barrier is
 
     h(q, u) = q_max - q - reach - u T - u^2 / (2 a)  >=  0        (and its mirror image)
 
-with position q, command u, the longest time T between two calls, the acceleration limit a, and
+with position q, command u, the longest time T between two calls, the braking deceleration a, and
 `reach`, the farthest the joint can still have moved since q was measured. `u T` is the command
 being held until the next call, `u^2 / (2 a)` the braking after it. Braking by `a dt` in a step of
 `dt <= T` changes h by
@@ -46,6 +46,9 @@ class FilterSettings:
     :param still: speed below which the robot counts as standing [rad/s or m/s].
     :param chance: probability with which each limit is to hold for a proposal drawn from the
         policy's distribution; 0.5 takes the proposal for certain.
+    :param other_modes: whether another component of the distribution may be taken when the chosen
+        action breaks a limit and that component breaks none.
+    :param effort_share: brake when a measured effort exceeds this share of its limit.
     """
 
     longest_period: float = 0.025
@@ -53,9 +56,11 @@ class FilterSettings:
     position_margin: float = 0.01
     still: float = 0.02
     chance: float = 0.5
+    other_modes: bool = False
+    effort_share: float = 1.1
 
     def __post_init__(self) -> None:
-        for name in ('longest_period', 'still'):
+        for name in ('longest_period', 'still', 'effort_share'):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f'{name}: must be above 0, got {getattr(self, name)}')
         for name in ('delay', 'position_margin'):
@@ -79,12 +84,14 @@ class JointFeedback:
     :param velocity: joint velocities, NaN where unknown.
     :param effort: joint torques [N m], NaN where unknown.
     :param age: time since this was measured [s].
+    :param base: x, y [m] and yaw [rad] of the base in the odometry's frame, None where unknown.
     """
 
     position: np.ndarray
     velocity: np.ndarray
     effort: np.ndarray
     age: float = 0.0
+    base: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +111,8 @@ class Box:
     high_cause: np.ndarray
 
 
-CAUSES = ('velocity', 'range', 'position', 'acceleration')
+CAUSES = ('velocity', 'range', 'position', 'acceleration', 'jerk')
+ACCELERATION, JERK = 3, 4   # places in CAUSES
 
 
 def greatest_speed(room: np.ndarray, acceleration: np.ndarray, period: float) -> np.ndarray:
@@ -161,20 +169,21 @@ def brake(previous: np.ndarray, limits: Limits, step: float) -> np.ndarray:
     :param limits: the robot's limits.
     :param step: time since the last command, at most the longest period [s].
     """
-    change = greatest_change(limits, step)
+    change = np.where(limits.moving, limits.deceleration, 0.0) * step
     slower = np.sign(previous) * np.maximum(np.abs(previous) - change, 0.0)
     return np.where(limits.moving, slower, previous)
 
 
 def safe_box(
     limits: Limits, settings: FilterSettings, feedback: JointFeedback, previous: np.ndarray,
-    recent: np.ndarray, elapsed: float,
+    recent: np.ndarray, elapsed: float, rate: np.ndarray | None = None,
 ) -> Box:
     """
     Commands that keep every limit now and can be followed by braking for ever after.
 
     The acceleration limit comes last and wins: where a disturbance has left no command that keeps
-    the others, what remains is braking at full deceleration.
+    the others, what remains is braking at full deceleration. The jerk limit gives way to all
+    others: a robot that must brake now does not wait for its jerk.
 
     :param limits: the robot's limits.
     :param settings: what the guarantee rests on.
@@ -182,6 +191,8 @@ def safe_box(
     :param previous: the last command, `(A,)`.
     :param recent: commands in effect since the joints were measured, delay included, `(m, A)`.
     :param elapsed: time since the last command [s].
+    :param rate: how fast the command changed in the last step, `(A,)` [1/s of its unit]; needed
+        for the jerk limit only.
     :return: the intervals.
     """
     low, high = limits.low.copy(), limits.high.copy()
@@ -191,7 +202,7 @@ def safe_box(
     joint = limits.joint
     down, up = reach(
         recent[:, joint], feedback.velocity[joint], feedback.age + settings.delay)
-    position, acceleration = feedback.position[joint], limits.acceleration[joint]
+    position, acceleration = feedback.position[joint], limits.deceleration[joint]
     margin, period = settings.position_margin, settings.longest_period
     upper = greatest_speed(limits.upper[joint] - margin - position - up, acceleration, period)
     lower = -greatest_speed(position - down - limits.lower[joint] - margin, acceleration, period)
@@ -200,9 +211,18 @@ def safe_box(
     high[joint] = np.minimum(high[joint], upper)
     low[joint] = np.maximum(low[joint], lower)
 
-    step = greatest_change(limits, min(max(elapsed, 0.0), period))
-    slowest, fastest = previous - step, previous + step
-    high_cause = np.where((fastest < high) | (slowest > high), 3, high_cause)
-    low_cause = np.where((slowest > low) | (fastest < low), 3, low_cause)
-    return Box(
-        np.clip(low, slowest, fastest), np.clip(high, slowest, fastest), low_cause, high_cause)
+    step = min(max(elapsed, 0.0), period)
+    change = greatest_change(limits, step)
+    slowest, fastest = previous - change, previous + change
+    high_cause = np.where((fastest < high) | (slowest > high), ACCELERATION, high_cause)
+    low_cause = np.where((slowest > low) | (fastest < low), ACCELERATION, low_cause)
+    low, high = np.clip(low, slowest, fastest), np.clip(high, slowest, fastest)
+    if rate is not None:
+        bend = limits.jerk * step * step if step > 0.0 else np.zeros(len(low))
+        smooth = np.isfinite(bend)
+        least = np.where(smooth, previous + rate * step - bend, low)
+        most = np.where(smooth, previous + rate * step + bend, high)
+        low_cause = np.where(least > low, JERK, low_cause)
+        high_cause = np.where(most < high, JERK, high_cause)
+        low, high = np.clip(least, low, high), np.clip(most, low, high)
+    return Box(low, high, low_cause, high_cause)

@@ -55,26 +55,30 @@ def nearest_command(
     """
     size = len(proposal)
     metric = np.ones(size) if weights is None else weights
-    low = np.maximum(constraints.low, -INFINITE)
-    high = np.minimum(constraints.high, INFINITE)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()
-            and np.isfinite(constraints.matrix).all()):
+    low, high = constraints.low, constraints.high
+    used = np.isfinite(low) | np.isfinite(high) | np.isnan(low) | np.isnan(high)
+    used[:size] = True
+    low = np.maximum(low[used], -INFINITE)
+    high = np.minimum(high[used], INFINITE)
+    matrix, priority = constraints.matrix[used], constraints.priority[used]
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and np.isfinite(matrix).all()):
         return Nearest(None, fault='a row is not finite')
     sense = np.zeros(len(low), dtype=np.int32)
     relaxed: tuple[int, ...] = ()
-    levels = sorted({int(level) for level in constraints.priority if level != HARD}, reverse=True)
+    levels = sorted({int(level) for level in priority if level != HARD}, reverse=True)
     while True:
-        answer, flag = _solve(np.diag(metric), -metric * proposal, constraints.matrix[size:],
-                              high, low, sense)
+        answer, flag = _solve(
+            np.diag(metric), -metric * proposal, matrix[size:], high, low, sense)
         if flag > 0:
             break
         if not levels:
             return Nearest(None, relaxed, f'no command keeps every hard row (DAQP says {flag})')
         relaxed += (levels.pop(0),)
-        sense[constraints.priority == relaxed[-1]] = SOFT
-    hard = constraints.hard
-    scale = 1.0 + np.abs(constraints.matrix) @ np.abs(answer)
-    if not (constraints.excess(answer) <= TOLERANCE * scale)[hard].all():  # false for NaN too
+        sense[priority == relaxed[-1]] = SOFT
+    value, hard = matrix @ answer, priority == HARD
+    excess = np.maximum(value - high, low - value)
+    scale = 1.0 + np.abs(matrix) @ np.abs(answer)
+    if not (excess <= TOLERANCE * scale)[hard].all():  # false for NaN too
         return Nearest(None, relaxed, "the solver's answer breaks a hard row")
     return Nearest(np.clip(answer, constraints.low[:size], constraints.high[:size]), relaxed)
 

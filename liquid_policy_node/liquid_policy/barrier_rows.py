@@ -1,10 +1,10 @@
 """
 Every limit as rows that are linear in the command: `low <= matrix u <= high`.
 
-One builder serves the run-time filter, the differentiable layer of training and whoever wants to
-look: pure functions of limits, settings and the moment. The convention is fixed: `u` is the command
-in the interface's order and units; the first `A` rows are the entries of `u` themselves (the box
-of `liquid_policy.barrier_box`), further rows come from the guards of the whole robot.
+One builder serves the run-time filter, the differentiable layer of training and whoever wants
+to look: pure functions of limits, settings and the moment. The convention is fixed: `u` is the
+command in the interface's order and units; the first `A` rows are the entries of `u` themselves
+(the box of `liquid_policy.barrier_box`), further rows come from the guards of the whole robot.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from liquid_policy.barrier_box import Box, FilterSettings, JointFeedback, safe_box
+from liquid_policy.barrier_box import ACCELERATION, Box, FilterSettings, JointFeedback, safe_box
 from liquid_policy.limits import Limits
 
 HARD = 0   # priority of a row that is never relaxed
@@ -31,6 +31,7 @@ class Moment:
     :param recent: commands in effect since the joints were measured, delay included, `(m, A)`.
     :param elapsed: time since the last command [s].
     :param human_distance: distance of the nearest human to the robot [m]; infinite without one.
+    :param rate: how fast the command changed in the last step, `(A,)`; for jerk limits only.
     """
 
     feedback: JointFeedback
@@ -38,6 +39,7 @@ class Moment:
     recent: np.ndarray
     elapsed: float
     human_distance: float = np.inf
+    rate: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,15 +90,17 @@ class LinearConstraints:
 @dataclass(frozen=True, eq=False)
 class GuardRows:
     """
-    Limits of the whole robot, linearised at a reference command: `matrix u <= high`.
+    Limits of the whole robot, linearised at a reference command: `low <= matrix u <= high`.
 
     :param matrix: `(r, A)`.
-    :param high: `(r,)`.
+    :param low: `(r,)`, -inf where there is none.
+    :param high: `(r,)`, inf where there is none.
     :param excess: by how much the reference itself breaks each limit, exactly rather than
         linearly; 0 or less where it does not, `(r,)`.
     """
 
     matrix: np.ndarray
+    low: np.ndarray
     high: np.ndarray
     excess: np.ndarray
 
@@ -107,11 +111,14 @@ class Guard(Protocol):
     names: tuple[str, ...]
     priority: np.ndarray
 
-    def excess(self, moment: Moment, command: np.ndarray) -> np.ndarray:
+    def begin(self, moment: Moment) -> None:
+        """Take in a new moment; `excess` and `rows` then speak of it."""
+
+    def excess(self, command: np.ndarray) -> np.ndarray:
         """Return by how much a command breaks each limit, `(r,)`; above 0 where it does."""
         ...
 
-    def rows(self, moment: Moment, reference: np.ndarray) -> GuardRows:
+    def rows(self, reference: np.ndarray) -> GuardRows:
         """Return the limits, linearised at the reference."""
         ...
 
@@ -133,20 +140,23 @@ def build_constraints(
     :return: the rows; the first A are the box.
     """
     box = safe_box(
-        limits, settings, moment.feedback, moment.previous, moment.recent, moment.elapsed)
+        limits, settings, moment.feedback, moment.previous, moment.recent, moment.elapsed,
+        moment.rate)
     size = len(limits.names)
-    matrix, high = [np.eye(size)], [box.high]
+    matrix, low, high = [np.eye(size)], [box.low], [box.high]
     names = [f'box/{name}' for name in limits.names]
     priority = [np.zeros(size, dtype=np.intp)]
     for guard in guards:
-        rows = guard.rows(moment, moment.previous if reference is None else reference)
+        guard.begin(moment)
+        rows = guard.rows(moment.previous if reference is None else reference)
         matrix.append(rows.matrix)
+        low.append(rows.low)
         high.append(rows.high)
         names.extend(guard.names)
         priority.append(guard.priority)
-    low = np.concatenate([box.low, np.full(len(names) - size, -np.inf)])
     constraints = LinearConstraints(
-        np.concatenate(matrix), low, np.concatenate(high), tuple(names), np.concatenate(priority))
+        np.concatenate(matrix), np.concatenate(low), np.concatenate(high), tuple(names),
+        np.concatenate(priority))
     if spread is None:
         return constraints
     return tighten(constraints, box, settings, spread, limits)
@@ -179,12 +189,12 @@ def tighten(
     free = np.ones(len(step_back), dtype=bool)
     free[:size] = limits.moving
     accelerating = np.zeros_like(free)
-    accelerating[:size] = box.high_cause == 3
+    accelerating[:size] = box.high_cause >= ACCELERATION
     high = np.where(
         free & ~accelerating,
         np.maximum(constraints.high - step_back, np.minimum(constraints.high, 0.0)),
         constraints.high)
-    accelerating[:size] = box.low_cause == 3
+    accelerating[:size] = box.low_cause >= ACCELERATION
     low = np.where(
         free & ~accelerating,
         np.minimum(constraints.low + step_back, np.maximum(constraints.low, 0.0)),

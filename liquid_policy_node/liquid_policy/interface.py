@@ -16,6 +16,14 @@ from typing import Any
 
 import yaml
 
+from liquid_policy.safety_spec import (
+    ObstacleSpec,
+    PointSpec,
+    SafetySpec,
+    SeparationSpec,
+    plain,
+)
+
 FORMAT = 1
 ALIGNMENTS = ('hold', 'interpolate', 'next')
 COLOR_ENCODINGS = ('rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono8')
@@ -237,15 +245,24 @@ class Limit:
     :param velocity: largest speed, in the action's unit if that is a speed [rad/s or m/s].
     :param acceleration: largest change of speed [rad/s2 or m/s2].
     :param range: `(lowest, highest)` value, in the action's unit.
+    :param deceleration: what braking may count on; the acceleration when left out.
+    :param jerk: largest change of acceleration [rad/s3 or m/s3]; gives way to every other limit.
+    :param effort: largest torque or force of the joint [N m or N].
+    :param weight: how much a change of this action costs when the filter looks for the nearest
+        safe command; 1 when left out.
     """
 
     name: str
     velocity: float | None = None
     acceleration: float | None = None
     range: tuple[float, float] | None = None
+    deceleration: float | None = None
+    jerk: float | None = None
+    effort: float | None = None
+    weight: float | None = None
 
     def __post_init__(self) -> None:
-        for key in ('velocity', 'acceleration'):
+        for key in ('velocity', 'acceleration', 'deceleration', 'jerk', 'effort', 'weight'):
             if getattr(self, key) is not None:
                 _check_positive(self, key)
         if self.range is not None:
@@ -267,6 +284,7 @@ class Interface:
     :param images: images by name; may be empty.
     :param features: what perception makes of the images; None exactly when there are none.
     :param targets: numbers learned from and never needed to run, in order.
+    :param safety: limits of the whole robot, enforced by the safety filter only.
     :raises InterfaceError: if the parts do not fit together.
     """
 
@@ -280,6 +298,7 @@ class Interface:
     images: dict[str, ImageSpec] = field(default_factory=dict)
     features: FeatureSpec | None = None
     targets: dict[str, SourceSpec] = field(default_factory=dict)
+    safety: SafetySpec | None = None
 
     def __post_init__(self) -> None:
         _expect(isinstance(self.robot, str) and _NAME.fullmatch(self.robot), 'robot', 'a name',
@@ -397,6 +416,8 @@ class Interface:
             group = getattr(self, section)
             if group:
                 data[section] = {name: _plain(spec) for name, spec in group.items()}
+        if self.safety is not None:
+            data['safety'] = plain(self.safety)
         return yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=99)
 
     def __eq__(self, other: object) -> bool:
@@ -513,13 +534,13 @@ def differences(a: Interface, b: Interface, running: bool = False) -> list[str]:
     :param a: what is expected, for example a checkpoint's interface.
     :param b: what is there, for example the robot's.
     :param running: leave out what a running policy never uses (description, targets,
-        demonstration topics).
+        demonstration topics, limits of the whole robot).
     :return: one line per differing field, empty when they agree.
     """
     left, right = dict(_leaves(a)), dict(_leaves(b))
     lines = []
     for key in [*left, *(key for key in right if key not in left)]:
-        if running and (key == 'description' or key.startswith('targets')
+        if running and (key == 'description' or key.startswith(('targets', 'safety'))
                         or key.endswith('.demonstration')):
             continue
         if key not in right:
@@ -565,9 +586,25 @@ def _interface_from(data: Any) -> Interface:
         _expect(isinstance(group, Mapping), section, 'a mapping of names', type(group).__name__)
         data[section] = {name: _build(kind, f'{section}.{name}', spec, name)
                          for name, spec in group.items()}
+    if data.get('safety') is not None:
+        data['safety'] = _safety_from(data['safety'])
     if data.get('features') is not None:
         data['features'] = _build(FeatureSpec, 'features', data['features'])
     return _build(Interface, '', data)
+
+
+def _safety_from(data: Any) -> SafetySpec:
+    _expect(isinstance(data, Mapping), 'safety', 'a mapping of fields', type(data).__name__)
+    data = dict(data)
+    for section, kind in (('points', PointSpec), ('obstacles', ObstacleSpec)):
+        group = data.get(section, {})
+        _expect(isinstance(group, Mapping), f'safety.{section}', 'a mapping of names',
+                type(group).__name__)
+        data[section] = {name: _build(kind, f'safety.{section}.{name}', spec, name)
+                         for name, spec in group.items()}
+    if data.get('separation') is not None:
+        data['separation'] = _build(SeparationSpec, 'safety.separation', data['separation'])
+    return _build(SafetySpec, 'safety', data)
 
 
 def _build(kind: type, where: str, data: Any, name: Any = None) -> Any:
@@ -601,7 +638,7 @@ def _build(kind: type, where: str, data: Any, name: Any = None) -> Any:
         _expect(optional or key in values, f'{prefix}{key}', 'a value', 'nothing')
     try:
         return kind(**values)
-    except InterfaceError as error:
+    except ValueError as error:
         raise InterfaceError(f'{prefix}{error}') from None
 
 
@@ -703,6 +740,9 @@ def _leaves(interface: Interface) -> Iterator[tuple[str, Any]]:
     if interface.features is not None:
         for key, value in _plain(interface.features).items():
             yield f'features.{key}', value
+    if interface.safety is not None:
+        for key, value in plain(interface.safety).items():
+            yield f'safety.{key}', value
     for section in ('images', 'observations', 'targets', 'actions', 'limits'):
         group = getattr(interface, section)
         if section != 'limits':  # limits are found by name, the rest by order
@@ -733,11 +773,16 @@ def describe(interface: Interface) -> str:
                      f'{action.demonstration}')
         for number, unit in zip(action.names, action.units, strict=True):
             limit = interface.limits[number]
-            bounds = [f'{key} {getattr(limit, key):g}' for key in ('velocity', 'acceleration')
+            bounds = [f'{key} {getattr(limit, key):g}'
+                      for key in ('velocity', 'acceleration', 'deceleration', 'jerk', 'effort')
                       if getattr(limit, key) is not None]
             if limit.range is not None:
                 bounds.append(f'from {limit.range[0]:g} to {limit.range[1]:g}')
             lines.append(f'    {number} [{unit}]: {", ".join(bounds)}')
+    if interface.safety is not None:
+        lines.append('  safety: ' + ', '.join(
+            f'{key} {sorted(value) if isinstance(value, dict) else value}'
+            for key, value in plain(interface.safety).items()))
     return '\n'.join(lines)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import yaml
 
 from liquid_policy.interface import Interface
 
@@ -29,6 +30,9 @@ class JointLimits:
     :param effort: largest torque or force [N m or N].
     :param command_low: lowest velocity command (ros2_control) [rad/s or m/s].
     :param command_high: highest velocity command.
+    :param acceleration: largest change of speed [rad/s2 or m/s2].
+    :param deceleration: what braking may count on.
+    :param jerk: largest change of acceleration [rad/s3 or m/s3].
     """
 
     lower: float = -math.inf
@@ -37,6 +41,21 @@ class JointLimits:
     effort: float = math.inf
     command_low: float = -math.inf
     command_high: float = math.inf
+    acceleration: float = math.inf
+    deceleration: float = math.inf
+    jerk: float = math.inf
+
+    def stricter(self, other: JointLimits) -> JointLimits:
+        """
+        The strictest of both, limit by limit.
+
+        :param other: limits of the same joint from another file.
+        """
+        highest = {'lower', 'command_low'}
+        return JointLimits(**{
+            item.name: (max if item.name in highest else min)(
+                getattr(self, item.name), getattr(other, item.name))
+            for item in fields(self)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +75,9 @@ class Limits:
     :param range_bound: where `low` and `high` come from a range rather than a speed limit.
     :param acceleration: largest change of a command per second, inf without.
     :param effort: largest torque of the joint [N m], inf without.
+    :param deceleration: what braking may count on; None: the acceleration.
+    :param jerk: largest change of acceleration per second, inf without; None: none.
+    :param weight: what a change of the entry costs; None: all 1.
     """
 
     names: tuple[str, ...]
@@ -69,8 +91,16 @@ class Limits:
     range_bound: np.ndarray
     acceleration: np.ndarray
     effort: np.ndarray = field(repr=False)
+    deceleration: np.ndarray = None  # type: ignore[assignment]
+    jerk: np.ndarray = None  # type: ignore[assignment]
+    weight: np.ndarray = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        size = len(self.names)
+        for name, default in (('deceleration', self.acceleration), ('jerk', np.full(size, np.inf)),
+                              ('weight', np.ones(size))):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
         for index, name in enumerate(self.names):
             low, high = self.low[index], self.high[index]
             if not low < high:
@@ -99,11 +129,16 @@ class Limits:
             raise LimitsError(
                 f'{name}: no acceleration limit, so no braking distance; give '
                 f'limits.{name}.acceleration in the interface file')
+        deceleration = self.deceleration[index]
+        if not 0.0 < deceleration <= acceleration:
+            raise LimitsError(
+                f'{name}: braking at {deceleration:g} {unit}2 contradicts the acceleration limit '
+                f'of {acceleration:g}; deceleration must be above 0 and at most that')
         room = self.upper[index] - self.lower[index]
-        needed = max(-low, high) ** 2 / acceleration
+        needed = max(-low, high) ** 2 / deceleration
         if room < needed:
             raise LimitsError(
-                f'{name}: at {max(-low, high):g} {unit} and {acceleration:g} {unit}2 it needs '
+                f'{name}: at {max(-low, high):g} {unit} and {deceleration:g} {unit}2 it needs '
                 f'{needed:.3g} to speed up and stop, its range is {room:.3g}; lower the speed or '
                 'raise the acceleration')
 
@@ -179,6 +214,80 @@ def joint_limits(urdf: str) -> dict[str, JointLimits]:
     return result
 
 
+def read_joint_limits(path: str | Path) -> dict[str, JointLimits]:
+    """
+    Limits of a `joint_limits.yaml` as ros2_control and MoveIt write it.
+
+    Read are, per joint, `has_<what>_limits` with `min_position`, `max_position`, `max_velocity`,
+    `max_acceleration`, `max_deceleration`, `max_jerk`, `max_effort`, and `has_soft_limits` with
+    `soft_lower_limit`, `soft_upper_limit`. The mapping `joint_limits` may stand at the top or
+    anywhere under `ros__parameters`.
+
+    :param path: the file.
+    :return: limits by joint name.
+    :raises LimitsError: if it cannot be read; with joint and key.
+    """
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise LimitsError(f'{path}: expected a readable YAML file, came {error}') from None
+    found = _find_mapping(data, 'joint_limits')
+    if found is None:
+        raise LimitsError(f'{path}: expected a mapping joint_limits, came none')
+    result = {}
+    for joint, given in found.items():
+        where = f'{path}: joint_limits.{joint}'
+        if not isinstance(given, dict):
+            raise LimitsError(f'{where}: expected a mapping, came {given!r}')
+        unknown = set(given) - _JOINT_KEYS
+        if unknown:
+            raise LimitsError(
+                f'{where}: unknown {", ".join(sorted(unknown))}; known are '
+                f'{", ".join(sorted(_JOINT_KEYS))}')
+        for key, needed in _HAS_LIMITS.items():
+            missing = [item for item in needed if given.get(key) is True and item not in given]
+            if missing:
+                raise LimitsError(f'{where}: {key} is true, so expected {", ".join(missing)}')
+
+        def value(key: str, has: str, default: float, given: dict = given,
+                  where: str = where) -> float:
+            return _number(given, key, where, default) if given.get(has, key in given) else default
+
+        result[str(joint)] = JointLimits(
+            lower=max(value('min_position', 'has_position_limits', -math.inf),
+                      value('soft_lower_limit', 'has_soft_limits', -math.inf)),
+            upper=min(value('max_position', 'has_position_limits', math.inf),
+                      value('soft_upper_limit', 'has_soft_limits', math.inf)),
+            velocity=value('max_velocity', 'has_velocity_limits', math.inf),
+            effort=value('max_effort', 'has_effort_limits', math.inf),
+            acceleration=value('max_acceleration', 'has_acceleration_limits', math.inf),
+            deceleration=value('max_deceleration', 'has_deceleration_limits', math.inf),
+            jerk=value('max_jerk', 'has_jerk_limits', math.inf))
+    return result
+
+
+_HAS_LIMITS = {
+    'has_position_limits': ('min_position', 'max_position'),
+    'has_velocity_limits': ('max_velocity',), 'has_effort_limits': ('max_effort',),
+    'has_acceleration_limits': ('max_acceleration',),
+    'has_deceleration_limits': ('max_deceleration',), 'has_jerk_limits': ('max_jerk',),
+    'has_soft_limits': ('soft_lower_limit', 'soft_upper_limit'),
+}
+_JOINT_KEYS = {*_HAS_LIMITS, 'angle_wraparound', 'k_position', 'k_velocity'}.union(
+    *_HAS_LIMITS.values())
+
+
+def _find_mapping(data: object, key: str) -> dict | None:
+    """Return the first mapping under this key, at any depth."""
+    if not isinstance(data, dict):
+        return None
+    if isinstance(data.get(key), dict):
+        return data[key]
+    return next((found for item in data.values()
+                 if (found := _find_mapping(item, key)) is not None), None)
+
+
 def combine(interface: Interface, joints: dict[str, JointLimits]) -> Limits:
     """
     The strictest of the URDF's and the interface file's limits.
@@ -213,22 +322,37 @@ def combine(interface: Interface, joints: dict[str, JointLimits]) -> Limits:
         lowest, highest = limit.range or (-math.inf, math.inf)
         low = max(-speed, lowest, urdf.command_low)
         high = min(speed, highest, urdf.command_high)
+        acceleration = min(urdf.acceleration, limit.acceleration or math.inf)
         rows.append((
             moving, name in joints and name in measured, urdf.lower, urdf.upper, low, high,
-            lowest == low or highest == high, limit.acceleration or math.inf, urdf.effort))
+            lowest == low or highest == high, acceleration,
+            min(urdf.effort, limit.effort or math.inf),
+            min(urdf.deceleration, limit.deceleration or acceleration),
+            min(urdf.jerk, limit.jerk or math.inf), limit.weight or 1.0))
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     return Limits(tuple(names), tuple(units), *columns)
 
 
-def load_limits(interface: Interface, description: str | Path) -> Limits:
+def load_limits(
+    interface: Interface, description: str | Path, joint_limits_file: str | Path | None = None,
+) -> Limits:
     """
-    Limits of a robot from its two files.
+    Limits of a robot from its files.
 
     :param interface: the robot's interface.
     :param description: path of its URDF or xacro.
-    :raises LimitsError: see `load_urdf`, `joint_limits` and `combine`.
+    :param joint_limits_file: path of a `joint_limits.yaml`, if there is one.
+    :raises LimitsError: see `load_urdf`, `joint_limits`, `read_joint_limits` and `combine`.
     """
-    return combine(interface, joint_limits(load_urdf(description)))
+    joints = joint_limits(load_urdf(description))
+    if joint_limits_file:
+        for name, given in read_joint_limits(joint_limits_file).items():
+            if name not in joints:
+                raise LimitsError(
+                    f'{joint_limits_file}: joint {name} is not in the URDF, which has '
+                    f'{", ".join(sorted(joints))}')
+            joints[name] = joints[name].stricter(given)
+    return combine(interface, joints)
 
 
 def _number(values: dict, key: str, joint: str, default: float) -> float:

@@ -24,6 +24,22 @@ def header_stamp(message: Any) -> int:
     return stamp
 
 
+def planar_pose(message: Any) -> np.ndarray:
+    """
+    Where a base is: x, y [m] and yaw [rad] in the frame of its odometry.
+
+    :param message: a nav_msgs/Odometry.
+    :raises MessageError: if it is not finite.
+    """
+    place, turn = message.pose.pose.position, message.pose.pose.orientation
+    yaw = np.arctan2(2.0 * (turn.w * turn.z + turn.x * turn.y),
+                     1.0 - 2.0 * (turn.y * turn.y + turn.z * turn.z))
+    pose = np.array([place.x, place.y, yaw])
+    if not np.isfinite(pose).all():
+        raise MessageError(f'odometry: expected a finite pose, came {pose.tolist()}')
+    return pose
+
+
 class StampGuard:
     """Accepts stamps that move forward and do not lie ahead of the clock."""
 

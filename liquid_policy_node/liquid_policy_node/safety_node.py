@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from nav_msgs.msg import Odometry
 from rclpy.time import Time
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import JointState, Range
 from std_srvs.srv import Trigger
 
 from liquid_policy.barrier import (
@@ -20,9 +21,9 @@ from liquid_policy.barrier import (
     SafetyFilter,
     State,
 )
+from liquid_policy.barrier_load import describe_filter, load_filter
 from liquid_policy.conversion import commands_from_action, fill_message
 from liquid_policy.interface import load_interface
-from liquid_policy.limits import load_limits
 from liquid_policy_msgs.msg import ActionDistribution, SafetyStatus
 from liquid_policy_node import qos
 from liquid_policy_node.inputs import (
@@ -30,6 +31,7 @@ from liquid_policy_node.inputs import (
     StampGuard,
     TimedProposal,
     header_stamp,
+    planar_pose,
     read_proposal,
 )
 from liquid_policy_node.lifecycle import ManagedNode, NodeSettings, run
@@ -66,6 +68,23 @@ class SafetySettings(NodeSettings):
         0.02, 'A joint slower than this stands still; a stop can be released.', 'rad/s',
         low=0.001, high=0.5)
 
+    joint_limits: str = parameter(
+        '', "Path of a joint_limits.yaml in ros2_control's format, from the interface file's "
+        'folder if not absolute; empty: none. The strictest of all files holds.')
+    dry_run: bool = parameter(
+        False, 'Report what would be done and send no command; somebody else moves the robot.')
+    chance: float = parameter(
+        0.5, "Probability with which limits are to hold for an action drawn from the policy's "
+        'distribution, not for its mean only; 0.5 takes the chosen action for certain.', low=0.5,
+        high=0.9999)
+    other_modes: bool = parameter(
+        False, "Take another component of the policy's distribution when the chosen action breaks "
+        'a limit and that component breaks none.')
+    effort_share: float = parameter(
+        1.1, 'Brake when a measured effort exceeds this share of its limit.', low=0.1, high=10.0)
+    human_timeout: float = parameter(
+        0.2, 'With safety.separation: when human_distance is older, a human is taken to stand at '
+        'the robot.', 's', low=0.01, high=2.0, live=True)
     takeover_time: float = parameter(
         0.3, 'After activation, wait this long for joint states before the first command, to '
         'take over a moving robot at its speed.', 's', low=0.0, high=2.0)
@@ -90,6 +109,8 @@ class SafetyNode(ManagedNode):
         super().__init__('safety', SafetySettings, **kwargs)
         self._timer: Any = None
         self._feedback: JointFeedback | None = None
+        self._base: np.ndarray | None = None
+        self._human_watched = self._odometry_needed = False
         self._proposal: TimedProposal | None = None
         self._state = State.INACTIVE
         self._simulated = self._engaged = self._commanding = False
@@ -102,14 +123,20 @@ class SafetyNode(ManagedNode):
         path = find_interface(settings.robot)
         self._interface = load_interface(path)
         self.robot = self._interface.robot
-        limits = load_limits(
+        self._filter: SafetyFilter = load_filter(
             self._interface,
-            find_description(settings.description or self._interface.description, path))
-        self._filter = SafetyFilter(limits, FilterSettings(
-            longest_period=settings.longest_period, delay=settings.actuation_delay,
-            position_margin=settings.position_margin, still=settings.standing_speed))
+            find_description(settings.description or self._interface.description, path),
+            FilterSettings(
+                longest_period=settings.longest_period, delay=settings.actuation_delay,
+                position_margin=settings.position_margin, still=settings.standing_speed,
+                chance=settings.chance, other_modes=settings.other_modes,
+                effort_share=settings.effort_share),
+            path.parent / settings.joint_limits if settings.joint_limits else None)
+        limits = self._filter.limits
         self._joints = JointReader(limits)
         self._joint_guard = StampGuard('joint_states', settings.future_tolerance)
+        self._human_guard = StampGuard('human_distance', settings.future_tolerance)
+        self._odometry_guard = StampGuard('odom', settings.future_tolerance)
         self._proposal_guard = StampGuard('action_distribution', settings.future_tolerance)
         self._outputs = {
             name: (spec, self.create_publisher(
@@ -122,6 +149,16 @@ class SafetyNode(ManagedNode):
             self.subscribe(JointState, topic, self.on_joints, qos.STREAM_IN) for topic in topics]
         self._subscriptions_made.append(self.subscribe(
             ActionDistribution, 'action_distribution', self.on_proposal, qos.PROPOSAL_IN))
+        safety = self._interface.safety
+        self._human_watched = safety is not None and safety.separation is not None
+        if self._human_watched:
+            self._subscriptions_made.append(
+                self.subscribe(Range, 'human_distance', self.on_human, qos.STREAM_IN))
+        self._odometry_needed = any(
+            getattr(guard, 'needs_odometry', False) for guard in self._filter.guards)
+        if self._odometry_needed:
+            self._subscriptions_made.append(
+                self.subscribe(Odometry, 'odom', self.on_odometry, qos.STREAM_IN))
         self._services_made = [
             self.create_service(Trigger, '~/stop', self.on_stop),
             self.create_service(Trigger, '~/release', self.on_release)]
@@ -130,7 +167,10 @@ class SafetyNode(ManagedNode):
         self.get_logger().info(
             f'{self.robot}: ' + ', '.join(
                 f'{name} {low:g}..{high:g} {unit}' for name, low, high, unit in zip(
-                    limits.names, limits.low, limits.high, limits.units, strict=True)))
+                    limits.names, limits.low, limits.high, limits.units, strict=True))
+            + '; whole robot: ' + describe_filter(
+                [name for guard in self._filter.guards for name in guard.names])
+            + ('; DRY RUN, no command is sent' if settings.dry_run else ''))
 
     def activate(self) -> None:
         """Start issuing commands."""
@@ -197,6 +237,16 @@ class SafetyNode(ManagedNode):
         if self._tick_now() - self._last_tick >= 0.2e9 * self.settings.period:
             self._cycle()
 
+    def on_human(self, message: Range) -> None:
+        """Keep how near the nearest human is; infinite: nobody is seen."""
+        if self._human_guard.accept(header_stamp(message), self.ros_now()):
+            self._human_distance, self._human_receipt = float(message.range), self._tick_now()
+
+    def on_odometry(self, message: Odometry) -> None:
+        """Keep where the base is."""
+        if self._odometry_guard.accept(header_stamp(message), self.ros_now()):
+            self._base, self._base_receipt = planar_pose(message), self._tick_now()
+
     def on_timer(self) -> None:
         """Issue a command, whatever has come."""
         if not self.guard('cycle', self._cycle):
@@ -247,7 +297,10 @@ class SafetyNode(ManagedNode):
         proposal, proposal_why = self._fresh_proposal(now, tick)
         reasons = tuple(filter(None, (proposal_why, joints_why)))
         wanted = proposal.at(now) if proposal else None
-        result = self._filter.filter(wanted, feedback, elapsed, reasons)
+        if self.settings.dry_run and feedback is not None:
+            self._filter.reset(feedback)  # somebody else commands: go on from what is measured
+        result = self._filter.filter(
+            wanted, feedback, elapsed, reasons, self._human_now(tick))
         if result.state in (State.PASSING, State.LIMITING):
             self._engaged = True
         self._commanding = True
@@ -265,7 +318,19 @@ class SafetyNode(ManagedNode):
             return None, (
                 f'joint_states are {max(age, silent):.3f} s old, '
                 f'allowed are {self.settings.joint_timeout}')
-        return replace(self._feedback, age=max(age, silent, 0.0)), ''
+        base = self._base
+        if self._odometry_needed and tick - self._base_receipt > 1e9 * self.settings.joint_timeout:
+            base = None
+        return replace(self._feedback, age=max(age, silent, 0.0), base=base), ''
+
+    def _human_now(self, tick: int) -> float:
+        """Distance of the nearest human [m]: 0 while it should be known and is not."""
+        if not self._human_watched:
+            return np.inf
+        if tick - self._human_receipt > 1e9 * self.settings.human_timeout:
+            self.diagnostics.count('human_distance_stale')
+            return 0.0
+        return self._human_distance
 
     def _fresh_proposal(self, now: int, tick: int) -> tuple[TimedProposal | None, str]:
         """The proposal, or why there is none."""
@@ -281,6 +346,10 @@ class SafetyNode(ManagedNode):
 
     def _issue(self, result: Filtered, wanted: Proposal | None = None) -> None:
         """Send the command and say what was done instead of what was wanted."""
+        if self.settings.dry_run:
+            self._publish_status(replace(
+                result, reasons=('dry run: nothing is sent', *result.reasons)), wanted)
+            return
         stamp = self.get_clock().now().to_msg()
         for name, values in commands_from_action(self._interface, result.command).items():
             spec, publisher, message = self._outputs[name]
@@ -352,13 +421,16 @@ class SafetyNode(ManagedNode):
 
     def _forget(self) -> None:
         """Drop every input."""
-        self._feedback = self._proposal = None
+        self._feedback = self._proposal = self._base = None
+        self._human_distance, self._human_receipt, self._base_receipt = 0.0, -10 ** 12, -10 ** 12
         self._proposal_fault = ''
         self._feedback_stamp = self._feedback_receipt = self._proposal_receipt = 0
         self._proposal_used = True
         self._image_used = 0
         self._last_tick = 0
         self._joint_guard.forget()
+        self._human_guard.forget()
+        self._odometry_guard.forget()
         self._proposal_guard.forget()
 
     def _clear(self) -> None:

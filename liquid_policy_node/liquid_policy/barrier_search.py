@@ -1,0 +1,241 @@
+"""
+The search for the nearest safe command: clip, verify, and only then solve.
+
+Most proposals are safe, or only break limits of single entries; clipping answers those exactly.
+What couples entries is verified exactly, along the whole manoeuvre, before a command is issued.
+If it fails, the limits are linearised about the failed command and a quadratic programme gives
+the next candidate (sequential quadratic programming); after `ROUNDS` of them the search goes on
+along the line to braking, whose safety the last command's verification has already shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+
+from liquid_policy.barrier_box import ACCELERATION, CAUSES, Box, FilterSettings, brake
+from liquid_policy.barrier_qp import nearest_command
+from liquid_policy.barrier_rows import Guard, LinearConstraints, Moment, tighten
+from liquid_policy.limits import Limits
+
+ROUNDS = 3          # quadratic programmes per call, at most
+SHARES = (0.5, 0.25, 0.0625)   # of the way from braking to the last candidate, tried at last
+TOLERANCE = 1e-6    # excess that counts as rounding, in the limit's own unit
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """
+    What a policy wants, with its doubts.
+
+    :param action: the chosen action of this moment, `(A,)`.
+    :param weights: probability of each component, `(K,)`.
+    :param means: each component's action of this moment, `(K, A)`.
+    :param deviations: its standard deviations, `(K, A)`.
+    """
+
+    action: np.ndarray
+    weights: np.ndarray | None = None
+    means: np.ndarray | None = None
+    deviations: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """
+    Outcome of a search.
+
+    :param command: the nearest safe command found, `(A,)`; None: brake.
+    :param reasons: why it is not the proposal; empty when it is.
+    :param active: limits that changed it.
+    :param amounts: by how much each changed its entry, or by how much the proposal would have
+        broken it if it is a limit of the whole robot.
+    """
+
+    command: np.ndarray | None
+    reasons: tuple[str, ...] = ()
+    active: tuple[str, ...] = ()
+    amounts: tuple[float, ...] = ()
+
+
+class NearestSafe:
+    """One search, for one moment."""
+
+    def __init__(
+        self, limits: Limits, settings: FilterSettings, guards: Sequence[Guard], moment: Moment,
+        box: Box,
+    ) -> None:
+        """
+        Take in the moment.
+
+        :param limits: the robot's limits.
+        :param settings: what the guarantee rests on.
+        :param guards: limits of the whole robot.
+        :param moment: of the call.
+        :param box: safe commands of this moment, entry by entry; not empty.
+        """
+        self._limits, self._settings, self._guards = limits, settings, guards
+        self._moment, self._box = moment, box
+        for guard in guards:
+            guard.begin(moment)
+        self._names = tuple(name for guard in guards for name in guard.names)
+        self._priority = np.concatenate(
+            [guard.priority for guard in guards]) if guards else np.zeros(0, dtype=np.intp)
+
+    def find(self, proposal: Proposal) -> Found:
+        """
+        The nearest safe command.
+
+        :param proposal: its action is finite, `(A,)`.
+        """
+        if self._settings.other_modes and proposal.means is not None \
+                and self._breaks_limits(proposal.action):
+            other = self._other_mode(proposal)
+            if other is not None:
+                return other
+        box, spread = self._box, self._spread(proposal)
+        if spread is not None:
+            box = self._tighter_box(spread)
+        action = proposal.action
+        too_low, too_high = action < box.low, action > box.high
+        changed = too_low | too_high
+        candidate = np.where(too_low, box.low, np.where(too_high, box.high, action))
+        cause = np.where(too_low, box.low_cause, box.high_cause)
+        active = [f'{CAUSES[cause[index]]}/{self._limits.names[index]}'
+                  for index in np.flatnonzero(changed)]
+        amounts = [float(amount) for amount in np.abs(candidate - action)[changed]]
+        excess = self._excess(candidate)
+        broken = np.flatnonzero(~(excess <= TOLERANCE))  # NaN counts as broken
+        if spread is not None and self._guards and not broken.size:
+            rows = self._rows(candidate, box, spread)
+            size = len(candidate)
+            broken = np.flatnonzero(rows.excess(candidate)[size:] > TOLERANCE)
+        if not broken.size:
+            if not active:
+                return Found(action.copy())
+            return Found(candidate, (f'limited by {", ".join(active)}',), tuple(active),
+                         tuple(amounts))
+        active += [self._names[index] for index in broken]
+        amounts += [max(float(excess[index]), 0.0) for index in broken]
+        command, notes = self._solve(action, candidate, box, spread)
+        if command is None and spread is not None:
+            command, notes = self._solve(action, candidate, self._box, None)
+            notes = ('the chance margin leaves no command and was given up', *notes)
+        return Found(
+            command, (f'limited by {", ".join(active)}', *notes), tuple(active), tuple(amounts))
+
+    def _solve(
+        self, action: np.ndarray, candidate: np.ndarray, box: Box, spread: np.ndarray | None,
+    ) -> tuple[np.ndarray | None, tuple[str, ...]]:
+        """The nearest command by quadratic programmes, verified; None: brake."""
+        step = min(max(self._moment.elapsed, 0.0), self._settings.longest_period)
+        braking = brake(self._moment.previous, self._limits, step)
+        constraints = self._rows(candidate, box, spread)
+        size, notes = len(action), cast(tuple[str, ...], ())
+        for round_ in range(ROUNDS):
+            if round_:
+                more = self._rows(candidate, box, spread)
+                constraints = LinearConstraints(
+                    np.concatenate([constraints.matrix, more.matrix[size:]]),
+                    np.concatenate([constraints.low, more.low[size:]]),
+                    np.concatenate([constraints.high, more.high[size:]]),
+                    constraints.names + more.names[size:],
+                    np.concatenate([constraints.priority, more.priority[size:]]))
+            nearest = nearest_command(action, constraints, self._limits.weight)
+            if nearest.command is None:
+                # linearised far away, the rows may contradict each other; braking is safe
+                nearest = nearest_command(
+                    action, _allowing(braking, constraints), self._limits.weight)
+            if nearest.command is None:
+                return None, (f'{nearest.fault}; braking',)
+            candidate = nearest.command
+            if nearest.relaxed:
+                gave = sorted({name for name, level in zip(
+                    constraints.names, constraints.priority, strict=True)
+                    if level in nearest.relaxed})
+                notes = (f'gave way: {", ".join(gave)}',)
+            must = ~np.isin(self._priority, nearest.relaxed)
+            if (self._excess(candidate)[must] <= TOLERANCE).all():
+                return candidate, notes
+        for share in SHARES:
+            between = np.clip(braking + share * (candidate - braking), box.low, box.high)
+            if (self._excess(between)[must] <= TOLERANCE).all():
+                return between, notes
+        return None, (*notes, 'no command between the nearest and braking is safe; braking')
+
+    def _excess(self, command: np.ndarray) -> np.ndarray:
+        """By how much a command breaks each limit of the whole robot."""
+        if not self._guards:
+            return np.zeros(0)
+        if len(self._guards) == 1:
+            return self._guards[0].excess(command)
+        return np.concatenate([guard.excess(command) for guard in self._guards])
+
+    def _rows(
+        self, reference: np.ndarray, box: Box, spread: np.ndarray | None,
+    ) -> LinearConstraints:
+        """Every limit, linear about the reference."""
+        size, rows = len(reference), [guard.rows(reference) for guard in self._guards]
+        constraints = LinearConstraints(
+            np.concatenate([np.eye(size), *[row.matrix for row in rows]]),
+            np.concatenate([box.low, *[row.low for row in rows]]),
+            np.concatenate([box.high, *[row.high for row in rows]]),
+            tuple(f'box/{name}' for name in self._limits.names) + self._names,
+            np.concatenate([np.zeros(size, dtype=np.intp), self._priority]))
+        if spread is None:
+            return constraints
+        return tighten(constraints, self._box, self._settings, spread, self._limits)
+
+    # The policy's distribution.
+
+    def _spread(self, proposal: Proposal) -> np.ndarray | None:
+        """Deviations of the component that is being followed, None if they do not matter."""
+        if self._settings.chance <= 0.5 or proposal.deviations is None or proposal.means is None:
+            return None
+        nearest = int(((proposal.means - proposal.action) ** 2).sum(axis=1).argmin())
+        spread = proposal.deviations[nearest]
+        return spread if np.isfinite(spread).all() else None
+
+    def _tighter_box(self, spread: np.ndarray) -> Box:
+        """The box with its chance margin."""
+        size = len(spread)
+        rows = LinearConstraints(
+            np.eye(size), self._box.low, self._box.high, self._limits.names,
+            np.zeros(size, dtype=np.intp))
+        rows = tighten(rows, self._box, self._settings, spread, self._limits)
+        return replace(self._box, low=rows.low, high=rows.high)
+
+    def _breaks_limits(self, action: np.ndarray) -> bool:
+        """Whether an action breaks more than limits of acceleration, which only delay it."""
+        box = self._box
+        beyond = ((action < box.low) & (box.low_cause < ACCELERATION)) \
+            | ((action > box.high) & (box.high_cause < ACCELERATION))
+        if beyond.any() or (action < self._limits.low).any() or (action > self._limits.high).any():
+            return True
+        return bool((self._excess(np.clip(action, box.low, box.high)) > TOLERANCE).any())
+
+    def _other_mode(self, proposal: Proposal) -> Found | None:
+        """The likeliest component that breaks no limit."""
+        assert proposal.means is not None
+        weights = proposal.weights
+        order = range(len(proposal.means)) if weights is None else np.argsort(-weights)
+        for place in order:
+            mean = proposal.means[place]
+            if not np.isfinite(mean).all() or self._breaks_limits(mean):
+                continue
+            command = np.clip(mean, self._box.low, self._box.high)
+            change = float(np.abs(command - proposal.action).max())
+            return Found(command, (f'took component {place}, which breaks no limit',),
+                         (f'mode/{place}',), (change,))
+        return None
+
+
+def _allowing(command: np.ndarray, constraints: LinearConstraints) -> LinearConstraints:
+    """The same rows, none of them broken by the command; the box stays."""
+    size, value = len(command), constraints.matrix @ command
+    low, high = np.minimum(constraints.low, value), np.maximum(constraints.high, value)
+    low[:size], high[:size] = constraints.low[:size], constraints.high[:size]
+    return replace(constraints, low=low, high=high)
