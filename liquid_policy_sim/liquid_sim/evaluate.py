@@ -186,7 +186,8 @@ def policy_name(policy: str) -> str:
     if policy == 'expert':
         return 'expert'
     from liquid_policy.checkpoint import load_checkpoint
-    return f"{load_checkpoint(Path(policy)).settings['core']['kind']}+mixture"
+    from liquid_policy.settings import PolicySettings
+    return PolicySettings.from_dict(load_checkpoint(Path(policy)).settings).name
 
 
 def main(argv=None) -> int:

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ import numpy as np
 import torch
 
 from liquid_policy.checkpoint import load_checkpoint
+from liquid_policy.core_settings import ALIASES, CORES, core_settings
 from liquid_policy.export import to_checkpoint, to_policy
 from liquid_policy.features import load_published
 from liquid_policy.interface import Interface, load_interface
 from liquid_policy.policy import Policy
-from liquid_policy.settings import CORES, CoreSettings, EncoderSettings, PolicySettings
+from liquid_policy.settings import EncoderSettings, PolicySettings
 from liquid_trainer.cache import StoredEpisode, cached_episodes
 from liquid_trainer.learner import (
     Learner,
@@ -218,7 +220,7 @@ class Training:
 
     def _export(self, path: Path) -> None:
         card = self.card()
-        version = f'{self.interface.robot}-{self.policy.settings.core.kind}-' \
+        version = f'{self.interface.robot}-{self.policy.settings.core.name}-' \
             f'{datetime.now(timezone.utc):%Y%m%dT%H%M%S}'
         to_checkpoint(self.policy, self.interface, version, card).save(path)
         (self.output / 'model_card.json').write_text(
@@ -227,7 +229,7 @@ class Training:
     def card(self) -> dict:
         """Return the model card: data, seed, commit, settings, figures."""
         return {
-            'policy': f'{self.policy.settings.core.kind}+mixture',
+            'policy': self.policy.settings.name,
             'robot': self.interface.robot,
             'parameters': sum(p.numel() for p in self.policy.parameters()),
             'episodes': len(self.data.names),
@@ -273,8 +275,16 @@ def keep_memory() -> None:
         pass
 
 
-def build_policy(interface: Interface, core: str, width: float = 0.5) -> Policy:
-    """Return an untrained policy that fits the interface."""
+def build_policy(interface: Interface, core: str, width: float = 0.5,
+                 core_options: Sequence[str] = ()) -> Policy:
+    """
+    Return an untrained policy that fits the interface.
+
+    :param core: a core's name, or an older name of one.
+    :param width: the encoder's.
+    :param core_options: such as `units=32`; the fields of `CoreSettings`.
+    :raises ValueError: if an option is bad, or the interface has no images to learn from.
+    """
     images = list(interface.images.values())
     if interface.features is None or not images:
         raise ValueError('interface: expected images and features to learn from, came none; '
@@ -284,7 +294,8 @@ def build_policy(interface: Interface, core: str, width: float = 0.5) -> Policy:
     return Policy(PolicySettings(vector_size=interface.vector_size,
                                  action_size=interface.action_size,
                                  target_size=interface.target_size, encoder=encoder,
-                                 core=CoreSettings(kind=core, unit_time=1.0 / interface.rate)))
+                                 core=core_settings(core, core_options,
+                                                    unit_time=1.0 / interface.rate)))
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -297,7 +308,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                         help='bags, or folders of bags')
     parser.add_argument('--interface', required=True, type=Path, help='interface file')
     parser.add_argument('--output', required=True, type=Path, help='folder to write')
-    parser.add_argument('--core', default='cfc', choices=CORES, help='recurrent core')
+    parser.add_argument('--core', default='cfc', choices=(*CORES, *ALIASES),
+                        help='recurrent core')
+    parser.add_argument('--core-options', nargs='+', default=[], metavar='NAME=VALUE',
+                        help='of the core, such as units=19 wiring=ncp')
     parser.add_argument('--minutes', type=float, default=sum(default.minutes),
                         help='time for all stages')
     parser.add_argument('--stage-minutes', default=None,
@@ -372,7 +386,8 @@ def main(argv: list[str] | None = None) -> int:
             arguments.bags, interface, arguments.cache, arguments.settings.threads,
             None if arguments.quiet else lambda done, of: print(
                 f'\rbags decoded: {done}/{of}', end='\n' if done == of else '', flush=True))
-        policy = _start_from(build_policy(interface, arguments.core, arguments.width), arguments)
+        policy = _start_from(build_policy(interface, arguments.core, arguments.width,
+                                          arguments.core_options), arguments)
         settings = arguments.settings
         if arguments.resume:
             kept = read_extra(arguments.output / 'resume.safetensors')['settings']
