@@ -24,6 +24,7 @@ setup(
             'recorder_node = liquid_trainer_node.recorder_node:main',
             'train = liquid_trainer.train:main',
             'check_bags = liquid_trainer.check_bags:main',
+            'identify = liquid_trainer.identify:main',
         ],
     },
 )
