@@ -16,6 +16,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
 venv=$root/.venv
 lock=docker/requirements.lock
+nodeps=docker/requirements-nodeps.txt
 : "${LIQUID_TORCH_INDEX=https://download.pytorch.org/whl/cpu}"
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -28,7 +29,7 @@ fi
 
 # What the packages depend on: versions; what the build depends on: build files, messages, and
 # the names of the files that are linked into install/.
-packages_hash() { { cat "$lock" docker/patch_wheels.py; echo "$root"; } | sha256sum | cut -c1-64; }
+packages_hash() { { cat "$lock" "$nodeps" docker/patch_wheels.py; echo "$root"; } | sha256sum | cut -c1-64; }
 build_hash() {
   {
     packages_hash; cat docker/setup.sh
@@ -142,6 +143,7 @@ if ! holds "$venv/packages.stamp" "$wanted_packages"; then
     /^Installing collected/ { print "setup:   unpacking"; fflush() }
     /^ERROR/ { print; fflush() }' || fail "pip failed; its last lines:
 $(tail -n 5 "$venv/pip.log")"
+  pip install -q --no-deps -r "$nodeps"
 
   "$venv/bin/python" docker/patch_wheels.py
 

@@ -7,7 +7,7 @@ package_name = 'liquid_policy_sim'
 setup(
     name=package_name,
     version='0.1.0',
-    packages=find_packages(include=['liquid_sim', 'liquid_policy_sim']),
+    packages=find_packages(include=['liquid_sim', 'liquid_sim.*', 'liquid_policy_sim']),
     package_data={'liquid_sim': ['report_page/*']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{package_name}']),
@@ -26,6 +26,8 @@ setup(
             'report = liquid_sim.report:main',
             'generate = liquid_sim.generate:main',
             'evaluate = liquid_sim.evaluate:main',
+            'train_task = liquid_sim.train_task:main',
+            'evaluate_task = liquid_sim.evaluate_task:main',
             'watch = liquid_sim.watch:main',
             'render = liquid_sim.render:main',
         ],

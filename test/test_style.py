@@ -177,6 +177,8 @@ ROSDEP_KEYS = {
     'yaml': 'python3-yaml',
 }
 FROM_PIP = {'daqp', 'onnx', 'onnxscript', 'rosbags_image', 'safetensors', 'tensorboard', 'torch'}
+# The tasks of the literature, and the diffusion head's noise schedules.
+FROM_PIP |= {'diffusers', 'gym_pusht', 'gymnasium', 'numcodecs'}
 # What rosbags brings with it; Python 3.14 has the second in its library.
 FROM_PIP |= {'backports', 'compression', 'lz4'}
 

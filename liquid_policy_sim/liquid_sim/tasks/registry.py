@@ -1,0 +1,22 @@
+"""Tasks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from liquid_sim.tasks import push_t
+from liquid_sim.tasks.task import Task
+
+_TASKS: dict[str, Callable[[], Task]] = {**push_t.TASKS}
+NAMES = tuple(_TASKS)
+
+
+def find_task(name: str) -> Task:
+    """
+    Return a task.
+
+    :raises ValueError: if there is none of that name.
+    """
+    if name not in _TASKS:
+        raise ValueError(f'task: expected one of {", ".join(NAMES)}, came {name!r}')
+    return _TASKS[name]()

@@ -1,0 +1,255 @@
+"""
+Learn a policy for a task of the literature from its published demonstrations.
+
+Example: `train_task --task push_t_state --data pusht_cchi_v7_replay.zarr --core cfc --head
+mixture --output runs/push_t`. Every setting of core, head and learning can be given by name:
+`--set head.components=16 learning.steps=20000`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tqdm import tqdm
+
+from liquid_policy.core_settings import ALIASES, CORES, core_settings
+from liquid_policy.export import to_checkpoint
+from liquid_policy.head_settings import HEADS, SettingsError, head_settings
+from liquid_policy.policy import Policy
+from liquid_policy.settings import PolicySettings
+from liquid_sim.evaluate import commit
+from liquid_sim.tasks.registry import NAMES, find_task
+from liquid_sim.tasks.task import Task
+from liquid_trainer.arrays import ArrayEpisodes
+from liquid_trainer.task_learner import TaskLearner, TaskLearningSettings
+from liquid_trainer.train import keep_memory
+
+CHECKPOINT, RESUME, HISTORY = 'checkpoint.safetensors', 'resume.safetensors', 'history.jsonl'
+_PARTS = ('core', 'head', 'learning')
+
+
+def parse_settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
+    """
+    Return settings given as `part.name=value`, by part.
+
+    :raises SettingsError: if one is not of that form.
+    """
+    found: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
+    for pair in pairs:
+        key, equals, value = pair.partition('=')
+        part, dot, name = key.partition('.')
+        if not (equals and dot and part in found):
+            raise SettingsError(f'--set: expected core.NAME=VALUE, head.NAME=VALUE or '
+                                f'learning.NAME=VALUE, came {pair!r}')
+        found[part][name] = yaml.safe_load(value)
+    return found
+
+
+def policy_settings(task: Task, core: str, head: str,
+                    given: dict[str, dict[str, Any]]) -> PolicySettings:
+    """
+    Return the settings of a task's policy.
+
+    :param given: settings that differ from the defaults, by part; see `parse_settings`.
+    """
+    period = 1.0 / task.interface.rate
+    return PolicySettings(
+        vector_size=task.interface.vector_size, action_size=task.interface.action_size,
+        target_size=0, encoder=None,
+        core=core_settings(core, given['core'], unit_time=period),
+        head=head_settings({'kind': head, 'dt': period, 'hidden': 384, 'layers': 4,
+                            'least_scale': 0.02} | given['head']),
+        relative=task.relative)
+
+
+def learning_settings(given: dict[str, Any], seed: int) -> TaskLearningSettings:
+    """Return the settings of learning, some of them given."""
+    known = TaskLearningSettings.__dataclass_fields__
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise SettingsError(f'learning: unknown setting {unknown[0]!r}; known are '
+                            f'{", ".join(known)}')
+    values = {name: float(value) if known[name].type == 'float' else value
+              for name, value in given.items()}      # YAML reads 1e-3 as text
+    return TaskLearningSettings(**{'seed': seed, **values})
+
+
+def read_episodes(task: Task, data: Path, settings: TaskLearningSettings, share: float = 1.0,
+                  mirror: bool = True) -> tuple[ArrayEpisodes, ArrayEpisodes | None]:
+    """
+    Return the episodes to learn from and those held out.
+
+    :param data: the published file.
+    :param share: of the episodes to learn from that is used.
+    :param mirror: learn from their mirror images, too, where the task is symmetric.
+    """
+    episodes = task.read(data)
+    learned, held = episodes.split(settings.held_out, settings.seed)
+    learned = learned[:max(1, round(share * len(learned)))]
+    chosen = episodes.chosen(learned)
+    if mirror and task.read_mirrored is not None:
+        chosen = chosen.joined(task.read_mirrored(data).chosen(learned))
+    return chosen, episodes.chosen(held) if held else None
+
+
+class TaskTraining:
+    """
+    One training run: steps, scores on held-out episodes, saved states, the checkpoint.
+
+    :param task: what is learned.
+    :param learner: what learns.
+    :param held: held-out episodes.
+    :param output: folder for everything that is written.
+    :param resume: go on from the state saved there.
+    :param quiet: no bar.
+    :param save_every: steps between saved states.
+    """
+
+    def __init__(self, task: Task, learner: TaskLearner, held: ArrayEpisodes | None,
+                 output: Path, resume: bool = False, quiet: bool = False,
+                 save_every: int = 1000):
+        self.task, self.learner, self.held = task, learner, held
+        self.output, self.quiet, self.save_every = output, quiet, save_every
+        self.spent = 0.0
+        self.scores: dict[str, float] = {}
+        output.mkdir(parents=True, exist_ok=True)
+        if resume:
+            self.spent = learner.load(output / RESUME)['spent']
+        else:
+            (output / HISTORY).unlink(missing_ok=True)
+
+    def run(self, until: int | None = None) -> Path:
+        """
+        Learn to the end, or to a step, and return the checkpoint's path.
+
+        :param until: stop after this step, as if killed.
+        """
+        learner, total = self.learner, self.learner.settings.steps
+        began, before = time.monotonic(), self.spent
+        with tqdm(total=total, initial=learner.step_count, unit='step', disable=self.quiet,
+                  desc=learner.policy.settings.name) as bar:
+            while learner.step_count < min(total, until or total):
+                values = learner.step()
+                bar.update()
+                count = learner.step_count
+                self.spent = before + time.monotonic() - began
+                if count % 100 == 0:
+                    bar.set_postfix_str(f'loss {values["loss"]:.3f}')
+                    self._record('train', values)
+                if count % self.save_every == 0 or count == total:
+                    if self.held is not None:
+                        self.scores = learner.score(self.held)
+                        self._record('held_out', self.scores)
+                        bar.write(f'{count}: ' + ' '.join(
+                            f'{name} {value:.4g}' for name, value in self.scores.items()))
+                    learner.save(self.output / RESUME, {'spent': self.spent})
+        learner.finish()
+        return self.export()
+
+    def export(self) -> Path:
+        """Write the checkpoint and its model card."""
+        policy = self.learner.policy
+        version = f'{self.task.name}-{policy.settings.name}-' \
+            f'{datetime.now(timezone.utc):%Y%m%dT%H%M%S}'
+        path, card = self.output / CHECKPOINT, self.card()
+        to_checkpoint(policy, self.task.interface, version, card).save(path)
+        (self.output / 'model_card.json').write_text(
+            json.dumps({'version': version, **card}, indent=2) + '\n')
+        return path
+
+    def card(self) -> dict[str, Any]:
+        """Return the model card: data, seed, commit, settings, scores."""
+        learner = self.learner
+        return {
+            'task': self.task.name,
+            'policy': learner.policy.settings.name,
+            'parameters': sum(p.numel() for p in learner.policy.parameters()),
+            'context': learner.settings.context,
+            'episodes': len(learner.data),
+            'steps_of_data': len(learner.data.vectors),
+            'episodes_held_out': len(self.held) if self.held else 0,
+            'seconds_of_training': round(self.spent, 1),
+            'steps_of_training': learner.step_count,
+            'learning': asdict(learner.settings),
+            'held_out': self.scores,
+            'commit': commit(),
+            'torch': torch.__version__,
+            'machine': platform.machine(),
+            'date': f'{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}',
+        }
+
+    def _record(self, kind: str, values: dict[str, float]) -> None:
+        row = {'step': self.learner.step_count, 'kind': kind,
+               'seconds': round(self.spent, 1), **values}
+        with open(self.output / HISTORY, 'a', encoding='utf-8') as file:
+            file.write(json.dumps(row) + '\n')
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(prog='train_task', description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--task', required=True, choices=NAMES)
+    parser.add_argument('--data', required=True, type=Path, help='published demonstrations')
+    parser.add_argument('--output', required=True, type=Path, help='folder to write')
+    parser.add_argument('--core', default='cfc', choices=(*CORES, *ALIASES))
+    parser.add_argument('--head', default='mixture', choices=tuple(HEADS))
+    parser.add_argument('--set', nargs='+', default=[], metavar='PART.NAME=VALUE',
+                        help='settings of core, head and learning')
+    parser.add_argument('--share', type=float, default=1.0, help='of the episodes to learn from')
+    parser.add_argument('--no-mirror', action='store_true',
+                        help='leave out mirror images of the demonstrations')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--threads', type=int, default=1, help='processor threads')
+    parser.add_argument('--resume', action='store_true', help='go on from a saved state')
+    parser.add_argument('--quiet', action='store_true', help='no bar')
+    return parser.parse_args(argv)
+
+
+def prepare(arguments: argparse.Namespace, resume: bool, save_every: int = 1000) -> TaskTraining:
+    """
+    Return the training that a command line asks for.
+
+    :param resume: go on from the state saved in the output folder.
+    :param save_every: steps between saved states.
+    :raises ValueError: if a setting or the data are not what they should be.
+    """
+    task = find_task(arguments.task)
+    given = parse_settings(arguments.set)
+    settings = learning_settings(given['learning'], arguments.seed)
+    if not 0.0 < arguments.share <= 1.0:
+        raise ValueError(f'--share: expected above 0 to 1, came {arguments.share}')
+    torch.manual_seed(arguments.seed)
+    policy = Policy(policy_settings(task, arguments.core, arguments.head, given))
+    data, held = read_episodes(task, arguments.data, settings, arguments.share,
+                               not arguments.no_mirror)
+    return TaskTraining(task, TaskLearner(policy, data, settings), held, arguments.output,
+                        resume, arguments.quiet, save_every)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0 when a checkpoint was written."""
+    arguments = parse_arguments(argv)
+    keep_memory()
+    torch.set_num_threads(arguments.threads)
+    try:
+        path = prepare(arguments, arguments.resume).run()
+    except (ValueError, OSError) as error:
+        print(f'train_task: {error}', file=sys.stderr)
+        return 1
+    print(f'checkpoint: {path}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
