@@ -4,12 +4,14 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 RUN := docker/in_environment.sh
 
-# make train: episodes to record, minutes to learn before and after the corrections, seed, folder
-EPISODES ?= 400
-MINUTES ?= 60
+# make train: episodes to record, minutes to learn the encoder and (twice) the core, seed, folder
+EPISODES ?= 240
+ENCODER_MINUTES ?= 40
+CORE_MINUTES ?= 12
 SEED ?= 0
 TRAINING ?= runs/train
 CORE ?= cfc-mixed
+LEARN = --interface config/manipulator.interface.yaml --core $(CORE) --seed $(SEED)
 # Any further arguments of the program behind a target, e.g. make demo ARGS='--parts 20'
 ARGS ?=
 
@@ -31,16 +33,16 @@ lint: setup ## check style and types only
 	@echo 'ruff'; $(RUN) ruff check .
 	@echo 'mypy'; $(RUN) mypy
 
-train: setup ## record demonstrations in simulation and learn a policy from them (hours)
+train: setup ## record demonstrations in simulation and learn a policy from them (about two hours)
 	@$(RUN) generate --output $(TRAINING)/demonstrations --episodes $(EPISODES) --seed $(SEED)
-	@$(RUN) train --bags $(TRAINING)/demonstrations --output $(TRAINING)/first \
-		--interface config/manipulator.interface.yaml --core $(CORE) --seed $(SEED) --minutes $(MINUTES) $(ARGS)
+	@$(RUN) train --bags $(TRAINING)/demonstrations --output $(TRAINING)/first $(LEARN) \
+		--stage-minutes $(ENCODER_MINUTES),$(CORE_MINUTES),0 $(ARGS)
 	@echo 'the policy drives, the expert corrects it'
-	@$(RUN) generate --output $(TRAINING)/corrections --episodes $$(($(EPISODES) / 3)) \
+	@$(RUN) generate --output $(TRAINING)/corrections --episodes $$(($(EPISODES) / 2)) \
 		--seed $$(($(SEED) + 100000)) --checkpoint $(TRAINING)/first/checkpoint.safetensors
 	@$(RUN) train --bags $(TRAINING)/demonstrations $(TRAINING)/corrections \
-		--init $(TRAINING)/first/checkpoint.safetensors --output $(TRAINING)/policy \
-		--interface config/manipulator.interface.yaml --core $(CORE) --seed $(SEED) --minutes $(MINUTES) $(ARGS)
+		--init-encoder $(TRAINING)/first/checkpoint.safetensors --output $(TRAINING)/policy $(LEARN) \
+		--stage-minutes 0,$(CORE_MINUTES),0 $(ARGS)
 	@echo 'now: $(RUN) evaluate $(TRAINING)/policy/checkpoint.safetensors'
 
 clean: ## remove what setup built and what runs left; keeps .venv
