@@ -105,6 +105,7 @@ class SafetyFilter:
         self._issued: deque[tuple[float, np.ndarray]] = deque([(0.0, self.command)], maxlen=1000)
         self._time = 0.0
         self._rate = np.zeros(len(self.limits.names))
+        self.box: Box | None = None   # safe commands of the last call, None when it braked
 
     @property
     def stopped(self) -> bool:
@@ -159,6 +160,7 @@ class SafetyFilter:
         elapsed = elapsed if np.isfinite(elapsed) else 0.0
         if self._stop_reason:
             reasons = (self._stop_reason, *reasons)
+        self.box = None
         if reasons:
             result = self._brake(elapsed, reasons)
         else:
@@ -236,6 +238,7 @@ class SafetyFilter:
             moment.rate)
         if not (box.low <= box.high).all():  # false for NaN too, which would let anything pass
             return self._brake(elapsed, ('the limits leave no command; braking',))
+        self.box = box
         try:
             search = NearestSafe(self.limits, self.settings, self.guards, moment, box)
             found = search.find(proposal)

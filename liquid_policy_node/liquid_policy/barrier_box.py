@@ -48,6 +48,8 @@ class FilterSettings:
         policy's distribution; 0.5 takes the proposal for certain.
     :param other_modes: whether another component of the distribution may be taken when the chosen
         action breaks a limit and that component breaks none.
+    :param overshoot: by how much the robot's velocity control overshoots a speed at most, as a
+        share of it; joint and tool speeds and every braking distance are stretched by it.
     :param effort_share: brake when a measured effort exceeds this share of its limit.
     """
 
@@ -58,12 +60,13 @@ class FilterSettings:
     chance: float = 0.5
     other_modes: bool = False
     effort_share: float = 1.1
+    overshoot: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ('longest_period', 'still', 'effort_share'):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f'{name}: must be above 0, got {getattr(self, name)}')
-        for name in ('delay', 'position_margin'):
+        for name in ('delay', 'position_margin', 'overshoot'):
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f'{name}: must be 0 or more, got {getattr(self, name)}')
         if not 0.5 <= self.chance < 1.0:
@@ -177,6 +180,7 @@ def brake(previous: np.ndarray, limits: Limits, step: float) -> np.ndarray:
 def safe_box(
     limits: Limits, settings: FilterSettings, feedback: JointFeedback, previous: np.ndarray,
     recent: np.ndarray, elapsed: float, rate: np.ndarray | None = None,
+    back: np.ndarray | None = None,
 ) -> Box:
     """
     Commands that keep every limit now and can be followed by braking for ever after.
@@ -193,6 +197,8 @@ def safe_box(
     :param elapsed: time since the last command [s].
     :param rate: how fast the command changed in the last step, `(A,)` [1/s of its unit]; needed
         for the jerk limit only.
+    :param back: how far to keep from limits of speed and position, `(A,)`: the chance margin of
+        an uncertain proposal. No bound is moved past standing still by it.
     :return: the intervals.
     """
     low, high = limits.low.copy(), limits.high.copy()
@@ -206,10 +212,19 @@ def safe_box(
     margin, period = settings.position_margin, settings.longest_period
     upper = greatest_speed(limits.upper[joint] - margin - position - up, acceleration, period)
     lower = -greatest_speed(position - down - limits.lower[joint] - margin, acceleration, period)
+    if settings.overshoot:
+        stretch = 1.0 + settings.overshoot
+        upper, lower = upper / stretch, lower / stretch
+        high[joint], low[joint] = high[joint] / stretch, low[joint] / stretch
     high_cause[joint] = np.where(upper < high[joint], 2, high_cause[joint])
     low_cause[joint] = np.where(lower > low[joint], 2, low_cause[joint])
     high[joint] = np.minimum(high[joint], upper)
     low[joint] = np.maximum(low[joint], lower)
+
+    if back is not None:
+        away = np.where(limits.moving, back, 0.0)
+        high = np.maximum(high - away, np.minimum(high, 0.0))
+        low = np.minimum(low + away, np.maximum(low, 0.0))
 
     step = min(max(elapsed, 0.0), period)
     change = greatest_change(limits, step)

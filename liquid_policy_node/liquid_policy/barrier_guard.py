@@ -110,6 +110,7 @@ class RobotGuard:
         """
         self.limits, self.settings, self.spec, self.model = limits, settings, spec, model
         self._size = len(limits.names)
+        self._stretch = 1.0 + settings.overshoot
         self._deceleration = np.where(limits.moving, limits.deceleration, 1.0)
         self._places = list(model.columns)
         self._drive = {int(column): int(entry) for column, entry in zip(
@@ -210,7 +211,8 @@ class RobotGuard:
         """The command's manoeuvre; kept for the same command."""
         if self._planned is None or not np.array_equal(self._planned.command, command):
             moving = np.where(self.limits.moving, command, 0.0)
-            manoeuvre = hold_and_brake(moving, self._deceleration, self.settings.longest_period)
+            manoeuvre = hold_and_brake(
+                moving * self._stretch, self._deceleration, self.settings.longest_period)
             self._planned = _Plan(
                 command.copy(), manoeuvre,
                 self.model.configuration(self._start + manoeuvre.offset),
@@ -324,7 +326,7 @@ class RobotGuard:
                                    cosine * normal[1] - sine * normal[0], normal[2]])
             else:
                 jacobian[:, list(self._drive.values())] = 0.0
-            gradient = -(normal @ jacobian) * plan.manoeuvre.gain[sample]
+            gradient = -(normal @ jacobian) * plan.manoeuvre.gain[sample] * self._stretch
             row = obstacle * len(self._radius) + point
             matrix[row] = gradient
             left = room[obstacle, piece, point]
@@ -340,7 +342,8 @@ class RobotGuard:
         if fastest < 1e-9 or not np.isfinite(self._allowed):
             return
         jacobian = self.model.point_jacobian(plan.configuration[sample], -1, self._size)
-        gradient = (path.tool[sample] / fastest) @ jacobian * plan.manoeuvre.moving[sample]
+        changing = plan.manoeuvre.moving[sample] * self._stretch
+        gradient = (path.tool[sample] / fastest) @ jacobian * changing
         matrix[row] = gradient
         left = self._allowed * (1.0 - EDGE) - fastest
         high[row] = left - BACKOFF * max(-left, 0.0) + gradient @ reference
@@ -422,7 +425,7 @@ class RobotGuard:
         center = self.model.balance(plan.configuration[-1])[place]
         jacobian = self.model.balance_jacobian(plan.configuration[-1], place, self._size)
         edge = self._edges
-        matrix[:] = edge[:, :2] @ jacobian[:2] * plan.manoeuvre.gain[-1]
+        matrix[:] = edge[:, :2] @ jacobian[:2] * plan.manoeuvre.gain[-1] * self._stretch
         left = edge[:, 2] - EDGE - edge[:, :2] @ center[:2]
         high[:] = left - BACKOFF * np.maximum(-left, 0.0) + matrix @ reference
 

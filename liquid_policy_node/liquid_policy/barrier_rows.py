@@ -10,12 +10,12 @@ command in the interface's order and units; the first `A` rows are the entries o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
-from liquid_policy.barrier_box import ACCELERATION, Box, FilterSettings, JointFeedback, safe_box
+from liquid_policy.barrier_box import FilterSettings, JointFeedback, safe_box
 from liquid_policy.limits import Limits
 
 HARD = 0   # priority of a row that is never relaxed
@@ -141,7 +141,7 @@ def build_constraints(
     """
     box = safe_box(
         limits, settings, moment.feedback, moment.previous, moment.recent, moment.elapsed,
-        moment.rate)
+        moment.rate, None if spread is None else settings.chance_quantile * spread)
     size = len(limits.names)
     matrix, low, high = [np.eye(size)], [box.low], [box.high]
     names = [f'box/{name}' for name in limits.names]
@@ -157,49 +157,32 @@ def build_constraints(
     constraints = LinearConstraints(
         np.concatenate(matrix), np.concatenate(low), np.concatenate(high), tuple(names),
         np.concatenate(priority))
-    if spread is None:
-        return constraints
-    return tighten(constraints, box, settings, spread, limits)
+    return constraints if spread is None else tighten(constraints, settings, spread)
 
 
 def tighten(
-    constraints: LinearConstraints, box: Box, settings: FilterSettings, spread: np.ndarray,
-    limits: Limits,
+    constraints: LinearConstraints, settings: FilterSettings, spread: np.ndarray,
 ) -> LinearConstraints:
     """
-    Chance constraints: keep every row with the set probability for a proposal with this spread.
+    Chance constraints: keep the guards' rows with the set probability for an uncertain proposal.
 
     For u ~ N(mean, diag(spread^2)) a row `a u <= b` holds with probability p where
-    `a mean + z(p) sqrt(sum (a spread)^2) <= b`. Acceleration bounds are left as they are: they
-    bound the command, which is certain, not where the policy wants to go. No bound is moved past
-    standing still, so that tightening alone never sets a robot in motion.
+    `a mean + z(p) sqrt(sum (a spread)^2) <= b`. The box is left as it is: `safe_box` has moved
+    its limits of speed and position already, and limits of acceleration bound the command, which
+    is certain, not where the policy wants to go. No bound is moved past standing still, so that
+    tightening alone never sets a robot in motion.
 
     :param constraints: rows whose first A are the box.
-    :param box: the box, for its causes.
     :param settings: gives the probability.
     :param spread: standard deviations of the proposal, `(A,)`.
-    :param limits: says which entries are speeds.
     :return: tighter rows.
 
     Source: Charnes and Cooper, Chance-constrained programming, Management Science 6 (1959).
     """
-    step_back = settings.chance_quantile * np.sqrt((constraints.matrix * spread) ** 2 @ np.ones(
-        len(spread)))
     size = len(spread)
-    free = np.ones(len(step_back), dtype=bool)
-    free[:size] = limits.moving
-    accelerating = np.zeros_like(free)
-    accelerating[:size] = box.high_cause >= ACCELERATION
-    high = np.where(
-        free & ~accelerating,
-        np.maximum(constraints.high - step_back, np.minimum(constraints.high, 0.0)),
-        constraints.high)
-    accelerating[:size] = box.low_cause >= ACCELERATION
-    low = np.where(
-        free & ~accelerating,
-        np.minimum(constraints.low + step_back, np.maximum(constraints.low, 0.0)),
-        constraints.low)
-    low[:size] = np.minimum(low[:size], constraints.high[:size])
-    high[:size] = np.maximum(high[:size], low[:size])
-    return LinearConstraints(
-        constraints.matrix, low, high, constraints.names, constraints.priority)
+    back = settings.chance_quantile * np.sqrt(((constraints.matrix * spread) ** 2).sum(axis=1))
+    back[:size] = 0.0
+    high = np.maximum(constraints.high - back, np.minimum(constraints.high, 0.0))
+    low = np.minimum(constraints.low + back, np.maximum(constraints.low, 0.0))
+    high[:size], low[:size] = constraints.high[:size], constraints.low[:size]
+    return replace(constraints, low=low, high=high)

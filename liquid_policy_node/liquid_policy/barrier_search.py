@@ -16,7 +16,14 @@ from typing import cast
 
 import numpy as np
 
-from liquid_policy.barrier_box import ACCELERATION, CAUSES, Box, FilterSettings, brake
+from liquid_policy.barrier_box import (
+    ACCELERATION,
+    CAUSES,
+    Box,
+    FilterSettings,
+    brake,
+    safe_box,
+)
 from liquid_policy.barrier_qp import nearest_command
 from liquid_policy.barrier_rows import Guard, LinearConstraints, Moment, tighten
 from liquid_policy.limits import Limits
@@ -187,7 +194,7 @@ class NearestSafe:
             np.concatenate([np.zeros(size, dtype=np.intp), self._priority]))
         if spread is None:
             return constraints
-        return tighten(constraints, self._box, self._settings, spread, self._limits)
+        return tighten(constraints, self._settings, spread)
 
     # The policy's distribution.
 
@@ -201,12 +208,10 @@ class NearestSafe:
 
     def _tighter_box(self, spread: np.ndarray) -> Box:
         """The box with its chance margin."""
-        size = len(spread)
-        rows = LinearConstraints(
-            np.eye(size), self._box.low, self._box.high, self._limits.names,
-            np.zeros(size, dtype=np.intp))
-        rows = tighten(rows, self._box, self._settings, spread, self._limits)
-        return replace(self._box, low=rows.low, high=rows.high)
+        moment = self._moment
+        return safe_box(
+            self._limits, self._settings, moment.feedback, moment.previous, moment.recent,
+            moment.elapsed, moment.rate, self._settings.chance_quantile * spread)
 
     def _breaks_limits(self, action: np.ndarray) -> bool:
         """Whether an action breaks more than limits of acceleration, which only delay it."""

@@ -82,6 +82,9 @@ class SafetySettings(NodeSettings):
         'a limit and that component breaks none.')
     effort_share: float = parameter(
         1.1, 'Brake when a measured effort exceeds this share of its limit.', low=0.1, high=10.0)
+    overshoot: float = parameter(
+        0.0, "By how much the robot's velocity control overshoots a speed at most, as a share of "
+        'it; speed limits and braking distances are stretched by it.', low=0.0, high=0.5)
     human_timeout: float = parameter(
         0.2, 'With safety.separation: when human_distance is older, a human is taken to stand at '
         'the robot.', 's', low=0.01, high=2.0, live=True)
@@ -130,7 +133,7 @@ class SafetyNode(ManagedNode):
                 longest_period=settings.longest_period, delay=settings.actuation_delay,
                 position_margin=settings.position_margin, still=settings.standing_speed,
                 chance=settings.chance, other_modes=settings.other_modes,
-                effort_share=settings.effort_share),
+                effort_share=settings.effort_share, overshoot=settings.overshoot),
             path.parent / settings.joint_limits if settings.joint_limits else None)
         limits = self._filter.limits
         self._joints = JointReader(limits)

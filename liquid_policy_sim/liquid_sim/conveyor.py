@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -138,6 +139,7 @@ class ConveyorSim:
         self._substeps = round(CONTROL_PERIOD / model.opt.timestep)
         self._inertia = np.zeros((model.nv, model.nv))
         self._renderers: dict = {}
+        self.watch: Callable[[], None] | None = None   # called after every step of the physics
         self.reset(seed)
 
     # -- life ---------------------------------------------------------------------------------
@@ -389,6 +391,8 @@ class ConveyorSim:
             data.qpos[self._belt_q] = 0.0
             data.qvel[self._belt_v] = self._speed
             mujoco.mj_step(model, data)
+            if self.watch is not None:
+                self.watch()
         data.qpos[self._belt_q] = 0.0
 
     def _lips_on_part(self) -> int:

@@ -1,0 +1,146 @@
+"""What the policy's distribution does: chance margins and other modes; jerk and metric."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip('daqp')
+
+from random_robot import arm_limits
+
+from liquid_policy.barrier import FilterSettings, JointFeedback, Proposal, SafetyFilter, State
+from liquid_policy.barrier_rows import GuardRows
+
+JOINTS = 3
+STILL = np.zeros(JOINTS)
+
+
+def feedback(position=0.0):
+    """All joints at one position, at rest."""
+    return JointFeedback(np.full(JOINTS, position), STILL, np.full(JOINTS, np.nan))
+
+
+class SumLimit:
+    """A guard with one row: the sum of all speeds stays below a limit."""
+
+    names = ('sum',)
+
+    def __init__(self, limit, priority=0):
+        self.limit, self.priority = limit, np.array([priority])
+
+    def begin(self, moment):
+        """Nothing depends on the moment."""
+
+    def excess(self, command):
+        return np.array([command.sum() - self.limit])
+
+    def rows(self, reference):
+        return GuardRows(np.ones((1, JOINTS)), np.array([-np.inf]), np.array([self.limit]),
+                         self.excess(reference))
+
+
+def test_the_nearest_command_under_a_coupled_limit():
+    """0.1 each is asked for, the sum may be 0.15: 0.05 each; by weight where one is set."""
+    limits = arm_limits(JOINTS)
+    result = SafetyFilter(limits, guards=(SumLimit(0.15),)).filter(
+        np.full(JOINTS, 0.1), feedback(), 0.01)
+    assert result.command == pytest.approx(np.full(JOINTS, 0.05), abs=1e-12)
+    assert result.state == State.LIMITING and result.active == ('sum',)
+    assert result.amounts == pytest.approx((0.15,))
+    heavy = replace(limits, weight=np.array([1.0, 1.0, 1e9]))
+    result = SafetyFilter(heavy, guards=(SumLimit(0.15),)).filter(
+        np.full(JOINTS, 0.1), feedback(), 0.01)
+    assert result.command == pytest.approx([0.025, 0.025, 0.1], abs=1e-8)
+
+
+def test_a_soft_limit_gives_way_and_a_hard_one_brakes():
+    """At 1 rad/s each, a sum of at most 0 cannot be reached within one step."""
+    for priority, state in ((1, State.LIMITING), (0, State.BRAKING)):
+        safety = SafetyFilter(arm_limits(JOINTS), guards=(SumLimit(10.0),))
+        for _ in range(20):
+            safety.filter(np.ones(JOINTS), feedback(), 0.01)
+        safety.guards = (SumLimit(0.0, priority),)
+        result = safety.filter(np.ones(JOINTS), feedback(), 0.01)
+        assert result.state == state
+        assert result.command == pytest.approx(np.full(JOINTS, 0.9), abs=1e-3)
+        assert 'sum' in result.active
+        assert ('gave way: sum' in result.reasons) == bool(priority)
+
+
+def test_the_spread_tightens_limits_by_its_quantile():
+    """z(0.9772) = 2: two deviations of 0.2 rad/s are kept from the speed limit of 2."""
+    rules = FilterSettings(chance=0.97724986805)
+    safety = SafetyFilter(arm_limits(JOINTS), rules)
+    action = np.full(JOINTS, 2.0)
+    proposal = Proposal(action, np.ones(1), action[None], np.full((1, JOINTS), 0.2))
+    for _ in range(40):
+        result = safety.filter(proposal, feedback(), 0.01)
+    assert result.command == pytest.approx(np.full(JOINTS, 1.6), abs=1e-6)
+    certain = SafetyFilter(arm_limits(JOINTS))
+    for _ in range(40):
+        result = certain.filter(proposal, feedback(), 0.01)
+    assert result.command == pytest.approx(action)
+
+
+def test_the_spread_tightens_coupled_limits_too():
+    """For the sum of three entries the deviations add up as the root of squares."""
+    rules = FilterSettings(chance=0.97724986805)
+    action = np.full(JOINTS, 0.1)
+    proposal = Proposal(action, np.ones(1), action[None], np.full((1, JOINTS), 0.02))
+    result = SafetyFilter(arm_limits(JOINTS), rules, (SumLimit(0.3),)).filter(
+        proposal, feedback(), 0.01)
+    assert result.command.sum() == pytest.approx(0.3 - 2.0 * 0.02 * np.sqrt(3.0), abs=1e-6)
+    assert result.active == ('sum',)
+
+
+def test_a_hopeless_spread_never_sets_a_robot_in_motion():
+    """A deviation of 100 rad/s leaves standing still, not more."""
+    action = np.full(JOINTS, 0.05)
+    proposal = Proposal(action, np.ones(1), action[None], np.full((1, JOINTS), 100.0))
+    result = SafetyFilter(arm_limits(JOINTS), FilterSettings(chance=0.99)).filter(
+        proposal, feedback(), 0.01)
+    assert (np.abs(result.command) <= 0.05).all() and (result.command >= 0.0).all()
+
+
+@pytest.mark.parametrize(('allowed', 'taken'), [(True, -0.05), (False, 0.0)])
+def test_a_safe_mode_is_taken_when_the_chosen_one_is_unsafe(allowed, taken):
+    """At its upper limit a joint may not go up; the other component goes down."""
+    safety = SafetyFilter(arm_limits(JOINTS), FilterSettings(other_modes=allowed))
+    up, down = np.full(JOINTS, 0.05), np.full(JOINTS, -0.05)
+    proposal = Proposal(up, np.array([0.7, 0.3]), np.stack([up, down]), np.full((2, JOINTS), 0.01))
+    result = safety.filter(proposal, feedback(2.5), 0.01)
+    assert result.command == pytest.approx(np.full(JOINTS, taken), abs=1e-12)
+    assert result.state == State.LIMITING
+    assert ('mode/1' in result.active) == allowed
+    # where the chosen one is safe, it is kept
+    free = SafetyFilter(arm_limits(JOINTS), FilterSettings(other_modes=allowed))
+    assert free.filter(proposal, feedback(), 0.01).command == pytest.approx(up)
+
+
+def test_jerk_is_limited_and_gives_way_to_the_position_limit():
+    """100 rad/s3 from rest: the speed's change grows by 0.01 rad/s per step of 10 ms."""
+    limits = replace(arm_limits(JOINTS), jerk=np.full(JOINTS, 100.0))
+    safety, speeds = SafetyFilter(limits), [0.0]
+    for _ in range(8):
+        result = safety.filter(np.full(JOINTS, 2.0), feedback(), 0.01)
+        speeds.append(result.command[0])
+    assert np.diff(speeds) == pytest.approx(0.01 * np.arange(1, 9))
+    assert 'jerk/joint_0' in result.active
+    blocked = safety.filter(np.full(JOINTS, 2.0), feedback(2.495), 0.01)
+    assert blocked.command[0] == pytest.approx(speeds[-1] - 0.1)   # full deceleration
+    assert 'position/joint_0' in blocked.active or 'acceleration/joint_0' in blocked.active
+
+
+def test_a_slower_deceleration_lengthens_the_braking_distance_and_brakes_gently():
+    """Half the deceleration: half as much per step, and a lower speed near the limit."""
+    gentle = replace(arm_limits(JOINTS), deceleration=np.full(JOINTS, 5.0))
+    speeds = []
+    for limits in (arm_limits(JOINTS), gentle):
+        safety = SafetyFilter(limits)
+        for _ in range(40):
+            result = safety.filter(np.full(JOINTS, 2.0), feedback(2.3), 0.01)
+        speeds.append(result.command[0])
+        after = safety.filter(None, feedback(2.3), 0.01).command[0]
+        assert result.command[0] - after == pytest.approx(limits.deceleration[0] * 0.01)
+    assert speeds[1] < speeds[0]
