@@ -12,6 +12,13 @@ torch = pytest.importorskip('torch')
 from liquid_policy.checkpoint import CheckpointError, load_checkpoint  # noqa: E402
 from liquid_policy.export import to_checkpoint, to_policy  # noqa: E402
 from liquid_policy.interface import load_interface  # noqa: E402
+from liquid_policy.head_settings import (  # noqa: E402
+    DeterministicSettings,
+    DiffusionSettings,
+    FlowSettings,
+    ImleSettings,
+    MixtureSettings,
+)
 from liquid_policy.policy import Policy  # noqa: E402
 from liquid_policy.settings import CORES, CoreSettings, PolicySettings  # noqa: E402
 
@@ -90,6 +97,97 @@ def test_answers_do_not_share_memory(pair):
     kept = first.means.copy()
     runtime.step(features + 3, vector, 0.01, state)
     assert np.array_equal(first.means, kept)
+
+
+_SMALL = {'horizon': 4, 'hidden': 16, 'dt': 0.1}
+_HEADS = [MixtureSettings(components=3, rank=2, layers=3, **_SMALL),
+          DeterministicSettings(**_SMALL),
+          ImleSettings(samples=3, width=16, depth=2, **_SMALL),
+          FlowSettings(samples=2, steps=3, width=16, depth=1, **_SMALL),
+          DiffusionSettings(steps=4, noise_levels=8, channels=(8, 16), **_SMALL),
+          DiffusionSettings(schedule='ddim', steps=5, noise_levels=20, network='mlp', width=16,
+                            depth=1, samples=2, **_SMALL)]
+
+
+@pytest.fixture(scope='module', params=_HEADS, ids=lambda head: head.name)
+def headed(request):
+    """A policy without images for each head, its actions told relative to the vector."""
+    torch.manual_seed(0)
+    policy = Policy(PolicySettings(encoder=None, vector_size=5, action_size=2, target_size=0,
+                                   head=request.param, relative=(3, 1))).eval()
+    generator = torch.Generator().manual_seed(1)
+    for name, value in policy.named_parameters():       # residual blocks begin at zero
+        value.data += 0.05 * torch.randn(value.shape, generator=generator)
+    policy.action_scaling.scale.fill_(0.5)
+    return policy, to_checkpoint(policy, load_interface(INTERFACE), 'test')
+
+
+def test_every_head_is_exported_with_its_whole_sampling_loop(headed):
+    policy, checkpoint = headed
+    assert set(checkpoint.exports) == {'step.onnx', 'observe.onnx'}
+    runtime = PolicyRuntime(checkpoint, seed=3)
+    random = np.random.Generator(np.random.SFC64(3))        # the noise that the runtime draws
+    rng = np.random.default_rng(0)
+    nothing, state, other = np.zeros(0, np.float32), runtime.initial_state(), \
+        policy.initial_state()
+    for _ in range(5):
+        vector, elapsed = rng.normal(size=5).astype(np.float32), float(rng.uniform(0.05, 0.2))
+        observed = torch.from_numpy(vector)[None], torch.tensor([[elapsed]])
+        shape = policy.head.noise_shape
+        noise = torch.from_numpy(random.standard_normal((1, *shape), np.float32)) \
+            if shape else None
+        with torch.no_grad():
+            seen = policy.observe(*observed, other)
+            other, right = policy.step(*observed, other, noise)
+        np.testing.assert_allclose(runtime.observe(nothing, vector, elapsed, state),
+                                   seen[0].numpy(), atol=1e-5)
+        state, answer = runtime.step(nothing, vector, elapsed, state)
+        for came, expected in ((state, other), (answer.weights, right.mixture.weights),
+                               (answer.means, right.mixture.means),
+                               (answer.scales, right.mixture.deviations)):
+            # The first steps of a diffusion divide by what is nearly 0, rounding errors too.
+            np.testing.assert_allclose(came, expected[0].numpy(), rtol=1e-5, atol=3e-5)
+
+
+def test_same_seed_gives_the_same_answers(headed):
+    vector, nothing = np.ones(5, np.float32), np.zeros(0, np.float32)
+    runtime = PolicyRuntime(headed[1], seed=3)
+
+    def answers():
+        return np.stack([runtime.step(nothing, vector, 0.1, runtime.initial_state())[1].means
+                         for _ in range(2)])
+
+    runtime.seed(4)
+    first = answers()
+    runtime.seed(4)
+    np.testing.assert_array_equal(answers(), first)
+    if headed[0].head.noise_shape:
+        assert not np.allclose(first[0], first[1])
+
+
+def test_weights_of_every_head_make_the_same_policy(headed):
+    again = to_policy(headed[1])
+    assert again.settings == headed[0].settings
+    assert all(torch.equal(value, again.state_dict()[name])
+               for name, value in headed[0].state_dict().items())
+
+
+def test_a_policy_without_images_refuses_features(headed):
+    runtime = PolicyRuntime(headed[1])
+    with pytest.raises(ValueError, match='features: expected none, .* came 3'):
+        runtime.step(np.zeros(3), np.zeros(5), 0.1, runtime.initial_state())
+
+
+def test_nearest_sample_is_followed():
+    """Of equally heavy samples, the one that goes on with the last plan."""
+    keeper = ModeKeeper(dt=0.1)
+    plans = np.stack([np.full((4, 1), value) for value in (3.0, -1.0, 0.9)])
+    alike = Distribution(np.full(3, 1 / 3), plans, np.full_like(plans, 0.05), np.zeros(0),
+                         np.zeros(0))
+    assert keeper.choose(alike, 0.1)[0] == 0
+    shifted = Distribution(alike.weights, plans[::-1].copy(), alike.scales, np.zeros(0),
+                           np.zeros(0))
+    assert keeper.choose(shifted, 0.1)[0] == 2
 
 
 @pytest.mark.parametrize('change, text', [
