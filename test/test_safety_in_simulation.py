@@ -1,4 +1,4 @@
-"""The filter against dynamics that are not its own: MuJoCo's arm driven at its joint limits."""
+"""The filter against dynamics that are not its own: MuJoCo's arm driven at its limits."""
 
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from liquid_policy.barrier import FilterSettings, JointFeedback, SafetyFilter
 from liquid_policy.interface import load_interface
 from liquid_policy.limits import load_limits
 from liquid_sim.conveyor import ConveyorSim
+from liquid_sim.safety_plot import History, draw
+from liquid_sim.safety_trial import CELL, KINDS, TrialSettings, run_trial
 
 PACKAGE = Path(__file__).resolve().parents[1] / 'liquid_policy_node'
 AGE = 0.005  # s, of the joint states when they are used
@@ -45,3 +47,44 @@ def test_a_joint_driven_outwards_stops_at_its_margin(joint, direction):
     # The margin is 10 mrad; noise of the encoders is 0.1 mrad, so 1 mrad is ten times that.
     assert min(gaps) > settings.position_margin - 1e-3
     assert gaps[-1] < settings.position_margin + 5e-3
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_no_policy_gets_past_the_filter(kind):
+    """A load of 1.5 kg unknown to the filter, every limit of the robot, every physics step."""
+    pytest.importorskip('pinocchio')
+    pytest.importorskip('daqp')
+    trial = run_trial(TrialSettings(kind, payload=1.5, seconds=1.5, seed=3))
+    peaks = trial.peaks
+    assert peaks.position > 0.0
+    assert peaks.velocity < 1.0
+    assert peaks.torque < 1.0
+    assert peaks.tool_speed < CELL.tool_speed * 1.05
+    # the margin is for what servos do besides following and for delays that are not known
+    assert peaks.distance > 0.0
+    assert peaks.tilt < 0.02
+    moved = np.nanmax(np.abs(trial.issued[:, :6]))
+    assert moved > 0.5  # a filter that stopped everything would be safe too
+
+
+def test_without_the_filter_the_same_policy_breaks_everything():
+    """What the filter prevented."""
+    pytest.importorskip('pinocchio')
+    trial = run_trial(TrialSettings('full', payload=1.5, filtered=False, seconds=1.5, seed=3))
+    peaks = trial.peaks
+    assert peaks.velocity > 1.5 and peaks.torque >= 0.999
+    assert peaks.tool_speed > 2.0 * CELL.tool_speed and peaks.distance < 0.0
+
+
+def test_the_picture_shows_what_the_filter_did(tmp_path):
+    """Every entry has its axes; a stretch of limiting is found from begin to end."""
+    pytest.importorskip('matplotlib')
+    times = np.arange(5) * 0.01
+    history = History(
+        ('one', 'two'), times, np.full((5, 2), np.nan), np.zeros((5, 2)), np.full((5, 2), -1.0),
+        np.ones((5, 2)), np.array([1, 2, 2, 1, 3]))
+    assert history.spans(2) == [(0.01, 0.03)] and history.spans(3) == [(0.04, 0.04)]
+    figure = draw(history, 'a run')
+    assert [axis.get_ylabel() for axis in figure.axes] == ['one', 'two']
+    figure.savefig(tmp_path / 'run.png')
+    assert (tmp_path / 'run.png').stat().st_size > 1000

@@ -28,7 +28,7 @@ KINDS = ('full', 'noise', 'flips', 'frozen', 'loss', 'delay')
 AGE = 0.005      # of the joint states when they are used [s]
 TIMEOUT = 0.05   # after which a proposal or joint states are stale [s]
 SERVO_DELAY = 0.02   # of the cell's velocity servos, at most [s]
-OVERSHOOT = 0.15     # of the cell's velocity servos, a step response's 0.135 and a little
+OVERSHOOT = 0.25     # of the cell's velocity servos: a step's 0.135, more when it turns round
 HALT = 0.5       # how long a frozen policy says nothing [s]
 
 # The cell: belt with its rails, bin, the floor; the robot's own mast and chassis.
