@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from liquid_policy.policy import Policy
 from liquid_trainer.augment import augment_images
+from liquid_trainer.safe_actions import SafeActions
 from liquid_trainer.settings import STAGES, LearningSettings
 from liquid_trainer.windows import Demonstrations, Streams
 
@@ -174,6 +175,7 @@ class Learner:
         self.frame_head = FrameHead(made.encoder.size, made.vector_size, made.target_size,
                                     made.action_size, tuple(where))
         self.policy.encoder.to(memory_format=torch.channels_last)
+        self.safe: SafeActions | None = None        # makes actions safe before they are judged
         self.features: np.ndarray | None = None     # of all images, every second one changed
         self.begin(STAGES[0])
 
@@ -327,6 +329,8 @@ class Learner:
         at = ticks[:, chosen].reshape(-1)[keep]
         mixture, mean, scale = policy.heads(outputs[:, chosen].flatten(0, 1)[keep],
                                             x[:, chosen].flatten(0, 1)[keep])
+        if self.safe is not None:
+            mixture, parts['unsafe'] = self.safe(mixture, at, policy.action_scaling, rng)
         nll, estimate = self._head_losses(mixture, mean, scale, at)
         balance = policy.head.balance(mixture)
         loss = (nll + settings.estimate_weight * estimate + settings.balance_weight * balance

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 STAGES = ('frames', 'core', 'joint')
+SAFE = ('none', 'barrier')
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class LearningSettings:
     vector_noise: float = field(default=0.02, metadata={'description': 'normalised'})
     drop_tick: float = field(default=0.05, metadata={'description': 'share of missed ticks'})
     drop_image: float = field(default=0.1, metadata={'description': 'share of missed images'})
+    safe: str = field(default='none', metadata={
+        'description': "barrier: actions pass the safety filter's constraints before the loss"})
     save_every: float = field(default=5.0, metadata={'description': 'between resumable states',
                                                      'unit': 'min'})
 
@@ -58,6 +61,8 @@ class LearningSettings:
             if len(value) != len(STAGES) or min(value) < 0 or sum(value) <= 0:
                 raise ValueError(f'{name}: expected {len(STAGES)} numbers of at least 0 for '
                                  f'{", ".join(STAGES)}, one of them above, came {value!r}')
+        if self.safe not in SAFE:
+            raise ValueError(f'safe: expected one of {", ".join(SAFE)}, came {self.safe!r}')
         for name in ('threads', 'frame_batch', 'core_batch', 'joint_batch', 'loss_stride'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name}: expected at least 1, came {getattr(self, name)}')

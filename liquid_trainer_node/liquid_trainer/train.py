@@ -33,8 +33,9 @@ from liquid_trainer.learner import (
 )
 from liquid_trainer.progress import Progress
 from liquid_trainer.resume import load_learner, read_extra, save_learner
+from liquid_trainer.safe_actions import PROJECTED_HEADS, SafeActions, find_description
 from liquid_trainer.scores import frame_scores, held_out_scores
-from liquid_trainer.settings import STAGES, LearningSettings
+from liquid_trainer.settings import SAFE, STAGES, LearningSettings
 from liquid_trainer.windows import Demonstrations, split_episodes
 
 
@@ -50,11 +51,12 @@ class Training:
     :param resume: go on from the state saved there.
     :param quiet: print nothing.
     :param scaled: the policy has been trained before: leave its scales as they are.
+    :param description: the robot's URDF or xacro, for learning with the barrier.
     """
 
     def __init__(self, episodes: list[StoredEpisode], interface: Interface, policy: Policy,
                  settings: LearningSettings, output: Path, resume: bool = False,
-                 quiet: bool = False, scaled: bool = False):
+                 quiet: bool = False, scaled: bool = False, description: Path | None = None):
         self.interface, self.policy, self.settings = interface, policy, settings
         self.output = output
         names = [episode.name for episode in episodes]
@@ -73,6 +75,12 @@ class Training:
             fit_scaling(policy, self.data, interface.action_units, interface.target_units)
         self.learner = Learner(policy, self.data, settings, [
             index for index, unit in enumerate(interface.target_units) if unit == 'm'])
+        if settings.safe == 'barrier':
+            if description is None or policy.settings.head.kind not in PROJECTED_HEADS:
+                raise ValueError('safe: barrier: expected a robot description and a head among '
+                                 f'{", ".join(PROJECTED_HEADS)}, came {description} and '
+                                 f'{policy.settings.head.kind}')
+            self.learner.safe = SafeActions.load(interface, description, self.data)
         if resume:
             extra = load_learner(self._resume_path, self.learner)
             self._first, self._spent = extra['next'], extra['spent']
@@ -322,6 +330,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=default.seed, help='of everything random')
     parser.add_argument('--held-out', type=float, default=default.held_out,
                         help='share of episodes to score on')
+    parser.add_argument('--safe', default=default.safe, choices=SAFE,
+                        help="barrier: actions pass the safety filter's constraints first")
+    parser.add_argument('--description', type=Path, default=None,
+                        help='URDF or xacro for --safe barrier, if not where the package has it')
     parser.add_argument('--width', type=float, default=0.5, help="the encoder's width")
     parser.add_argument('--init-encoder', type=Path, default=None,
                         help='checkpoint whose encoder to start from, or published MobileNetV2 '
@@ -354,7 +366,8 @@ def _settings(arguments: argparse.Namespace, default: LearningSettings) -> Learn
         minutes = numbers(arguments.stage_minutes, float)
     steps = numbers(arguments.stage_steps, int) if arguments.stage_steps else None
     return dataclasses.replace(default, minutes=minutes, steps=steps, seed=arguments.seed,
-                               threads=arguments.threads, held_out=arguments.held_out)
+                               threads=arguments.threads, held_out=arguments.held_out,
+                               safe=arguments.safe)
 
 
 def _start_from(policy: Policy, arguments: argparse.Namespace) -> Policy:
@@ -397,8 +410,12 @@ def main(argv: list[str] | None = None) -> int:
             settings = LearningSettings(**values)
             if arguments.stage_minutes:     # more time than it was given at first
                 settings = dataclasses.replace(settings, minutes=arguments.settings.minutes)
+        description = arguments.description
+        if settings.safe == 'barrier' and description is None:
+            description = find_description(arguments.interface, interface.description)
         path = Training(episodes, interface, policy, settings, arguments.output,
-                        arguments.resume, arguments.quiet, arguments.init is not None).run()
+                        arguments.resume, arguments.quiet, arguments.init is not None,
+                        description).run()
     except (ValueError, OSError) as error:
         print(f'train: {error}', file=sys.stderr)
         return 1
