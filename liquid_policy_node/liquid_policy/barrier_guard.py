@@ -41,6 +41,7 @@ EDGE = 1e-9            # of rows and excess, for rounding
 # Share of a reference's excess by which limits that are not linear are tightened in their rows:
 # what linearising leaves out is smaller, so one programme suffices as a rule.
 BACKOFF = 0.1
+STEP_BACK = 2e-4       # [m]; at least that much for distances, so that the search ends soon
 # Samples of the manoeuvre at which its forces are looked at, and at which sample what brakes there
 # is read: begin and middle of the braking, just before rest, at rest.
 BRAKING_SAMPLES = ((1, 1), (3, 3), (5, 4), (5, None))
@@ -165,6 +166,7 @@ class RobotGuard:
         self._pairs = len(obstacles) * len(points)
         self._planned: _Plan | None = None
         self._path: _Path | None = None
+        self._exceeded: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def needs_odometry(self) -> bool:
@@ -177,7 +179,7 @@ class RobotGuard:
         """Take in a new moment; `excess` and `rows` then speak of it."""
         feedback, limits = moment.feedback, self.limits
         self._moment = moment
-        self._path = self._planned = None
+        self._path = self._planned = self._exceeded = None
         late = feedback.age + self.settings.delay
         recent = moment.recent.mean(axis=0)
         ahead = np.where(limits.moving, recent * late, 0.0)
@@ -262,6 +264,8 @@ class RobotGuard:
         :param command: `(A,)`.
         :return: in the limits' own units, above 0 where broken, in the order of `names`.
         """
+        if self._exceeded is not None and np.array_equal(self._exceeded[0], command):
+            return self._exceeded[1]
         parts = []
         if self._pairs or self._speed_limited:
             path = self._follow(command)
@@ -272,7 +276,9 @@ class RobotGuard:
                 parts.append(np.array([fastest - self._allowed]))
         if self._dynamic:
             parts.append(self._force_excess(command))
-        return np.concatenate(parts) if parts else np.zeros(0)
+        excess = np.concatenate(parts) if parts else np.zeros(0)
+        self._exceeded = (command.copy(), excess)
+        return excess
 
     def rows(self, reference: np.ndarray) -> GuardRows:
         """
@@ -315,7 +321,8 @@ class RobotGuard:
         for obstacle, point in zip(*np.nonzero(room.min(axis=1) < NEAR), strict=True):
             piece = worst[obstacle, point]
             ends = path.distance[obstacle, piece:piece + 2, point]
-            sample = piece + int(ends[1] <= ends[0])
+            # nothing can be done about where the manoeuvre begins
+            sample = max(piece + int(ends[1] <= ends[0]), 1)
             normal = path.normal[obstacle, sample, point]
             jacobian = self.model.point_jacobian(
                 plan.configuration[sample], point, self._size)
@@ -330,7 +337,8 @@ class RobotGuard:
             row = obstacle * len(self._radius) + point
             matrix[row] = gradient
             left = room[obstacle, piece, point]
-            high[row] = left - EDGE - BACKOFF * max(-left, 0.0) + gradient @ reference
+            back = BACKOFF * -left + STEP_BACK if left < 0.0 else 0.0
+            high[row] = left - EDGE - back + gradient @ reference
 
     def _speed_row(
         self, reference: np.ndarray, matrix: np.ndarray, high: np.ndarray, row: int,

@@ -119,8 +119,12 @@ def lowest_between(
         sagitta = np.empty(step.shape[:2])
         sagitta[0], sagitta[-1] = bend[0], bend[-1]
         sagitta[1:-1] = np.maximum(bend[:-1], bend[1:])
-        # a parabola of this sagitta leaves its chord at 4 times the sagitta per piece: a chord
-        # that rises faster is lowest at its beginning, however it bends
-        steep = np.where(out >= 4.0 * sagitta, first, lowest - sagitta)
-        lowest = np.where(back <= -4.0 * sagitta, second, steep)
+        # along a parabola of this sagitta the chord is left by 4 sagitta x (1 - x) at the share x
+        # of a piece; where the tangent rises, at most that much less its rise is lost
+        fall = 4.0 * sagitta
+        scale = 4.0 * np.maximum(fall, 1e-300)
+        lowest = np.where(
+            out >= 0.0, first - np.maximum(fall - out, 0.0) ** 2 / scale, np.where(
+                back <= 0.0, second - np.maximum(fall + back, 0.0) ** 2 / scale,
+                middle - sagitta))
     return lowest

@@ -1,0 +1,222 @@
+"""
+Does anything get past the safety filter?
+
+`random`: random arms in random states, each with a last command that was safe; the filter's answer
+is followed by an independent, dense integration of holding it for the longest period and
+braking. `adversarial`: closed loops in which every proposal steers the nearest point into its
+obstacle as fast as possible, or the tool beyond its speed, with jitter and the full delay.
+`mujoco`: the trials of `liquid_sim.safety_trial`. A violation is an instant (of `mujoco`, a
+trial) at which a limit is broken, margins not counted. Run it as
+`docker/in_environment.sh python3 test/benchmarks/filter_violations.py`; `--preset full` takes
+hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / 'liquid_policy_node' / 'test'))
+
+from random_robot import World, arm_limits, random_urdf  # noqa: E402
+
+from liquid_policy.barrier import FilterSettings, JointFeedback, SafetyFilter, State  # noqa: E402
+from liquid_policy.barrier_load import make_guard  # noqa: E402
+from liquid_policy.barrier_shapes import Shapes  # noqa: E402
+from liquid_policy.safety_spec import ObstacleSpec, PointSpec, SafetySpec  # noqa: E402
+
+RESULTS = Path(__file__).parent / 'results' / 'filter_violations.jsonl'
+PRESETS = {'small': (2000, 20, 0), 'medium': (20_000, 200, 6), 'full': (1_000_000, 10_000, 12)}
+JOINTS, PERIOD, MARGIN, SPEED = 5, 0.025, 0.02, 0.8
+RULES = FilterSettings(longest_period=PERIOD, delay=0.02, position_margin=0.0)
+SPEC = SafetySpec(
+    tool='tool', tool_speed=SPEED, distance_margin=MARGIN, torque=True, payload=(0.0, 1.0),
+    points={'tool': PointSpec('tool', 'tool', 0.03), 'elbow': PointSpec('elbow', 'link_2', 0.05)},
+    obstacles={'floor': ObstacleSpec('floor', 'plane', normal=(0.0, 0.0, 1.0), offset=-0.2),
+               'ball': ObstacleSpec('ball', 'sphere', center=(0.5, 0.0, 0.4), radius=0.15),
+               'crate': ObstacleSpec('crate', 'box', center=(0.0, -0.6, 0.5),
+                                     half=(0.2, 0.1, 0.2))})
+SHAPES = Shapes(list(SPEC.obstacles.values()))
+RADIUS = np.array([point.radius for point in SPEC.points.values()])
+
+
+def make_arm(generator: np.random.Generator) -> SafetyFilter:
+    """A filter of a random arm."""
+    limits = arm_limits(JOINTS, generator=generator, effort=300.0)
+    return SafetyFilter(limits, RULES, (
+        make_guard(SPEC, limits, RULES, random_urdf(generator, JOINTS)),))
+
+
+def measure(safety: SafetyFilter, positions: np.ndarray, velocities: np.ndarray):
+    """Clearance of the nearest point `(N,)` [m] and speed of the tool `(N,)` [m/s]."""
+    model = safety.guards[0].model
+    points, tool = model.points(model.configuration(positions), model.velocity(velocities))
+    distance, _ = SHAPES.distance(points.reshape(-1, 3))
+    distance = distance.reshape(len(SPEC.obstacles), len(positions), -1) - RADIUS
+    return distance.min(axis=(0, 2)), np.linalg.norm(tool, axis=1)
+
+
+def integrate(position: np.ndarray, command: np.ndarray, deceleration: np.ndarray):
+    """Hold a command for the longest period, then brake; 61 instants, positions and velocities."""
+    times = np.linspace(0.0, PERIOD + np.abs(command / deceleration).max(), 61)[:, None]
+    braking = np.minimum(np.maximum(times - PERIOD, 0.0), np.abs(command) / deceleration)
+    velocity = command - np.sign(command) * deceleration * braking
+    held = np.minimum(times, PERIOD)
+    offset = command * (held + braking) - 0.5 * np.sign(command) * deceleration * braking ** 2
+    return position + offset, velocity
+
+
+def random_states(count: int, seed: int) -> dict[str, float]:
+    """One call from each of many random states."""
+    generator = np.random.default_rng(seed)
+    found = {'states': 0, 'violations': 0, 'changed': 0, 'braked': 0}
+    gaps: list[float] = []
+    while found['states'] < count:
+        safety = make_arm(generator)
+        limits = safety.limits
+        for _ in range(min(500, count)):
+            if found['states'] >= count:
+                break
+            position = generator.uniform(limits.lower, limits.upper)
+            previous = generator.uniform(limits.low, limits.high) * generator.random()
+            safety.reset()
+            safety.command = previous
+            safety._issued[0] = (0.0, previous)
+            feedback = JointFeedback(position, previous, np.full(JOINTS, np.nan), 0.0)
+            start = position + previous * RULES.delay
+            ahead, way = integrate(start, previous, limits.deceleration)
+            clearance, speed = measure(safety, ahead, way)
+            inside = (ahead >= limits.lower).all() and (ahead <= limits.upper).all()
+            if clearance.min() < MARGIN or speed.max() > SPEED or not inside:
+                continue  # no filter could have issued this last command
+            found['states'] += 1
+            elapsed = generator.uniform(0.002, PERIOD)
+            result = safety.filter(generator.normal(0.0, 2.0, JOINTS), feedback, elapsed)
+            ahead, way = integrate(start, result.command, limits.deceleration)
+            clearance, speed = measure(safety, ahead, way)
+            broken = (
+                clearance.min() < 0.0 or speed.max() > SPEED * (1 + 1e-6)
+                or (ahead < limits.lower - 1e-9).any() or (ahead > limits.upper + 1e-9).any()
+                or (result.command < limits.low).any() or (result.command > limits.high).any()
+                or (np.abs(result.command - previous)
+                    > limits.acceleration * elapsed * (1 + 1e-9)).any())
+            found['violations'] += bool(broken)
+            found['changed'] += result.state == State.LIMITING
+            found['braked'] += result.state == State.BRAKING
+            if any(name.startswith('distance') for name in result.active):
+                gaps.append(float(clearance.min()) - MARGIN)
+    found['gap'] = float(np.median(gaps)) if gaps else float('nan')
+    found['least_gap'] = float(np.min(gaps)) if gaps else float('nan')
+    found['gaps'] = len(gaps)
+    return found
+
+
+def adversarial(episodes: int, seed: int) -> dict[str, float]:
+    """Closed loops against proposals that steer into the obstacles."""
+    generator = np.random.default_rng(seed)
+    found = {'states': 0, 'violations': 0}
+    gaps, fastest = [], 0.0
+    for _ in range(episodes):
+        safety = make_arm(generator)
+        for _ in range(1000):
+            start = generator.uniform(-2.0, 2.0, JOINTS)
+            if measure(safety, start[None], np.zeros((1, JOINTS)))[0][0] > 0.05:
+                break
+        world, command, nearest = World(start, RULES.delay), np.zeros(JOINTS), np.inf
+        model = safety.guards[0].model
+        for tick in range(80):
+            q = model.configuration(world.position[None])
+            points, _ = model.points(q, model.velocity(np.zeros((1, JOINTS))))
+            distance, normal = SHAPES.distance(points[0])
+            body, point = np.unravel_index((distance - RADIUS).argmin(), distance.shape)
+            slope = normal[body, point] @ model.point_jacobian(q[0], int(point), JOINTS)
+            wanted = -10.0 * np.sign(slope)
+            if tick % 40 > 30:
+                wanted = generator.normal(0.0, 5.0, JOINTS)
+            elapsed = generator.uniform(0.004, PERIOD)
+            command = safety.filter(wanted, JointFeedback(
+                world.position.copy(), command, np.full(JOINTS, np.nan), 0.0), elapsed).command
+            instants = list(world.run(command, elapsed))
+            clearance, speed = measure(safety, *(
+                np.array(part) for part in zip(*instants, strict=True)))
+            nearest, fastest = min(nearest, clearance.min()), max(fastest, speed.max())
+            found['states'] += len(instants)
+            found['violations'] += int((clearance < 0.0).sum()) + int(
+                (speed > SPEED * 1.02).sum())
+        gaps.append(nearest - MARGIN)
+    return {**found, 'gap': float(np.median(gaps)), 'least_gap': float(np.min(gaps)),
+            'fastest': fastest, 'gaps': len(gaps)}
+
+
+def in_mujoco(trials: int) -> dict[str, float]:
+    """Trials in MuJoCo: how many broke a limit."""
+    from liquid_sim.safety_trial import CELL, KINDS, TrialSettings, run_trial
+    broken, instants, nearest = 0, 0, np.inf
+    for index in range(trials):
+        trial = run_trial(TrialSettings(
+            KINDS[index % len(KINDS)], (0.0, 1.5, 0.7)[index // len(KINDS) % 3], seconds=3.0,
+            seed=index))
+        peaks = trial.peaks
+        instants += 5 * len(trial.times)
+        nearest = min(nearest, peaks.distance)
+        broken += (peaks.position < 0.0 or peaks.velocity > 1.0 or peaks.torque >= 1.0
+                   or peaks.distance < 0.0 or peaks.tool_speed > CELL.tool_speed * 1.05)
+    return {'states': instants, 'violations': broken, 'gap': nearest - CELL.distance_margin,
+            'least_gap': nearest - CELL.distance_margin, 'gaps': trials}
+
+
+def main() -> None:
+    """Print the counts; with --write keep them."""
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument('--preset', choices=PRESETS, default='small')
+    parser.add_argument('--states', type=int, help='random states, in place of the preset')
+    parser.add_argument('--episodes', type=int, help='adversarial episodes, likewise')
+    parser.add_argument('--trials', type=int, help='trials in MuJoCo, likewise')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--write', action='store_true', help='write the result file')
+    options = parser.parse_args()
+    given = (options.states, options.episodes, options.trials)
+    counts = [preset if count is None else count
+              for count, preset in zip(given, PRESETS[options.preset], strict=True)]
+    preset = options.preset if given == (None, None, None) else 'custom'
+    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=REPOSITORY, text=True,
+                            capture_output=True, check=False).stdout.strip()
+    shared = {'policy': 'daqp', 'seeds': [options.seed], 'preset': preset, 'commit': commit,
+              'machine': f'{platform.machine()}, {os.cpu_count()} cores',
+              'date': date.today().isoformat()}
+    rows = []
+    for task, run, count in (
+            ('random', random_states, counts[0]), ('adversarial', adversarial, counts[1]),
+            ('mujoco', lambda count, seed: in_mujoco(count), counts[2])):
+        if not count:
+            continue
+        begin = time.perf_counter()
+        found = run(count, options.seed)
+        # with none in n, 3 / n bounds the rate with 95 % (the rule of three)
+        upper = 3.0 if not found['violations'] else found['violations'] + 2 * np.sqrt(
+            found['violations'])
+        rows.append({'figure': 'violations', 'task': task, 'value': found['violations'],
+                     'low': 0.0 if not found['violations'] else None, 'high': float(upper),
+                     'unit': '1', 'n': int(found['states']), **shared})
+        rows.append({'figure': 'conservatism', 'task': task, 'value': found['gap'],
+                     'low': found['least_gap'], 'high': None, 'unit': 'm', 'n': found['gaps'],
+                     **shared})
+        print(f'{task}: {found} in {time.perf_counter() - begin:.0f} s', flush=True)
+    if options.write:
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(''.join(json.dumps(row) + '\n' for row in rows), encoding='utf-8')
+        print(f'written to {RESULTS.relative_to(REPOSITORY)}')
+
+
+if __name__ == '__main__':
+    main()
