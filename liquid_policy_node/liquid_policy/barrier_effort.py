@@ -206,7 +206,7 @@ def payload_error(
         (light, light_bias), (heavy, heavy_bias) = _joint_dynamics(
             model, position, generator.uniform(limits.low, limits.high), armature)
         # half the difference of the ends: the torque is that of the middle payload
-        force = 0.5 * np.abs((heavy - light)) @ limits.acceleration \
+        force = 0.5 * np.abs(heavy - light) @ limits.acceleration \
             + 0.5 * np.abs(heavy_bias - light_bias)
         for inertia in (light, heavy):
             worst = np.maximum(worst, np.abs(np.linalg.inv(inertia)) @ force)

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from liquid_policy.barrier import JointFeedback
+from liquid_policy.barrier_load import load_filter
 from liquid_policy.interface import InterfaceError, differences, load_interface, parse_interface
 from liquid_policy.limits import LimitsError, load_limits, read_joint_limits
 from liquid_policy.safety_spec import ObstacleSpec, SafetySpec
@@ -159,3 +161,24 @@ def test_interface_limits_of_deceleration_effort_and_weight_count():
     elbow = limits.names.index('elbow_joint')
     assert (limits.deceleration[elbow], limits.effort[elbow]) == (7.0, 50.0)
     assert (limits.jerk[elbow], limits.weight[elbow]) == (300.0, 4.0)
+
+
+def test_the_example_robot_is_kept_off_its_table():
+    """Bent towards the table at full speed, from its files alone: stopped before it."""
+    for name in ('xacro', 'pinocchio', 'daqp'):
+        pytest.importorskip(name)
+    interface = load_interface(PACKAGE / 'config' / 'six_axis_arm.interface.yaml')
+    safety = load_filter(interface, PACKAGE / 'urdf' / 'six_axis_arm.urdf.xacro')
+    guard, position, seen = safety.guards[0], np.array([0.0, 0.6, 1.2, 0.0, 0.6, 0.0]), set()
+    command = np.zeros(6)
+    for _ in range(150):
+        result = safety.filter(
+            np.array([0.0, 2.0, 0.0, 0.0, 0.0, 0.0]),
+            JointFeedback(position, command, np.full(6, np.nan)), 0.01)
+        command = result.command
+        position = position + 0.01 * command
+        seen.update(result.active)
+    points, _ = guard.model.points(
+        guard.model.configuration(position[None]), np.zeros((1, guard.model.nv)))
+    height = points[0, 0, 2] - 0.04
+    assert 0.015 < height < 0.15 and 'distance/table/tool' in seen
