@@ -1,10 +1,10 @@
 """
 Does anything get past the safety filter?
 
-`random`: random arms in random states, each with a last command that was safe; the filter's answer
-is followed by an independent, dense integration of holding it for the longest period and
-braking. `adversarial`: closed loops in which every proposal steers the nearest point into its
-obstacle as fast as possible, or the tool beyond its speed, with jitter and the full delay.
+`random`: random arms in random states near an obstacle, each with a last command that was safe;
+the filter's answer to a random proposal is followed by an independent, dense integration of
+holding it for the longest period and braking. `adversarial`: closed loops in which every proposal
+steers the nearest point into its obstacle as fast as possible, with jitter and the full delay.
 `mujoco`: the trials of `liquid_sim.safety_trial`. A violation is an instant (of `mujoco`, a
 trial) at which a limit is broken, margins not counted. Run it as
 `docker/in_environment.sh python3 test/benchmarks/filter_violations.py`; `--preset full` takes
@@ -76,6 +76,31 @@ def integrate(position: np.ndarray, command: np.ndarray, deceleration: np.ndarra
     return position + offset, velocity
 
 
+def near_an_obstacle(safety: SafetyFilter, generator: np.random.Generator) -> np.ndarray:
+    """Of sixteen random postures the one nearest to an obstacle, outside its margin, `(A,)`."""
+    limits = safety.limits
+    postures = generator.uniform(limits.lower, limits.upper, (16, JOINTS))
+    clearance, _ = measure(safety, postures, np.zeros_like(postures))
+    return postures[np.where(clearance < MARGIN, np.inf, clearance).argmin()]
+
+
+def safe_command(
+    safety: SafetyFilter, position: np.ndarray, generator: np.random.Generator,
+) -> np.ndarray | None:
+    """A command in a random direction, as fast as can be held and braked safely, `(A,)`."""
+    limits = safety.limits
+    direction = generator.uniform(limits.low, limits.high)
+    for share in (1.0, 0.7, 0.4, 0.2, 0.1, 0.03):
+        command = share * direction
+        ahead, way = integrate(
+            position + command * RULES.delay, command, limits.deceleration)
+        clearance, speed = measure(safety, ahead, way)
+        if clearance.min() >= MARGIN and speed.max() <= SPEED \
+                and (ahead >= limits.lower).all() and (ahead <= limits.upper).all():
+            return command
+    return None
+
+
 def random_states(count: int, seed: int) -> dict[str, float]:
     """One call from each of many random states."""
     generator = np.random.default_rng(seed)
@@ -87,18 +112,15 @@ def random_states(count: int, seed: int) -> dict[str, float]:
         for _ in range(min(500, count)):
             if found['states'] >= count:
                 break
-            position = generator.uniform(limits.lower, limits.upper)
-            previous = generator.uniform(limits.low, limits.high) * generator.random()
+            position = near_an_obstacle(safety, generator)
+            previous = safe_command(safety, position, generator)
+            if previous is None:
+                continue  # no filter could have issued a last command here
             safety.reset()
             safety.command = previous
             safety._issued[0] = (0.0, previous)
             feedback = JointFeedback(position, previous, np.full(JOINTS, np.nan), 0.0)
             start = position + previous * RULES.delay
-            ahead, way = integrate(start, previous, limits.deceleration)
-            clearance, speed = measure(safety, ahead, way)
-            inside = (ahead >= limits.lower).all() and (ahead <= limits.upper).all()
-            if clearance.min() < MARGIN or speed.max() > SPEED or not inside:
-                continue  # no filter could have issued this last command
             found['states'] += 1
             elapsed = generator.uniform(0.002, PERIOD)
             result = safety.filter(generator.normal(0.0, 2.0, JOINTS), feedback, elapsed)
