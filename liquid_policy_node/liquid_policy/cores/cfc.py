@@ -97,9 +97,13 @@ class CfcCore(Core):
         self.heads.bias[2 * units:3 * units] = math.log(2.0)
         self.heads.bias[3 * units:] = torch.logit(1.0 / steps) - math.log(2.0)
 
+    def input_weights(self) -> tuple[Tensor, Tensor]:
+        """Return the backbone's weights and bias of the inputs."""
+        return self.backbone.weight[:, :self.inputs], self.backbone.bias
+
     def project(self, x: Tensor) -> Tensor:
         """Return the backbone's part from the input."""
-        return functional.linear(x, self.backbone.weight[:, :self.inputs], self.backbone.bias)
+        return functional.linear(x, *self.input_weights())
 
     def advance(self, projected: Tensor, elapsed: Tensor, state: Tensor) -> Tensor:
         """Return the next state."""
@@ -175,9 +179,13 @@ class WiredCfcCore(Core):
             layers.append(_CircuitLayer(mask, len(members), form))
         self.layers = nn.ModuleList(layers)
 
+    def input_weights(self) -> tuple[Tensor, Tensor]:
+        """Return the first layer's weights and bias of the inputs."""
+        return self.layers[0].masked()[0], self.layers[0].bias
+
     def project(self, x: Tensor) -> Tensor:
         """Return the first layer's part from the input."""
-        return functional.linear(x, self.layers[0].masked()[0], self.layers[0].bias)
+        return functional.linear(x, *self.input_weights())
 
     def advance(self, projected: Tensor, elapsed: Tensor, state: Tensor) -> Tensor:
         """Return the next state, layer by layer."""
@@ -218,11 +226,16 @@ class _Mixed(Core):
     At every step a long short-term memory takes in the last output and hands the liquid cell the
     state it starts from. What happens between two steps stays the liquid cell's, with the time
     that truly passed; what is to be kept for seconds has a cell of its own, through which
-    gradients reach far back. The state is the liquid cell's and the memory.
+    gradients reach far back. The state is the liquid cell's and the memory. Comes before a core
+    with `input_weights` among the bases.
 
     Source: Lechner and Hasani, Learning Long-Term Dependencies in Irregularly-Sampled Time
     Series, arXiv:2006.04418; as ncps's `CfC(mixed_memory=True)`.
     """
+
+    def input_weights(self) -> tuple[Tensor, Tensor]:
+        """Return the liquid cell's weights and bias of the inputs."""
+        return super().input_weights()      # type: ignore[misc]
 
     def _remember(self) -> None:
         self.neurons = self.state_size
@@ -232,9 +245,10 @@ class _Mixed(Core):
 
     def project(self, x: Tensor) -> Tensor:
         """Return the parts of memory and liquid cell from the input."""
-        memory = functional.linear(x, self.memory.weight_ih,
-                                   self.memory.bias_ih + self.memory.bias_hh)
-        return torch.cat((memory, super().project(x)), -1)
+        # One product for both; joining two results would copy them.
+        weight, bias = self.input_weights()
+        return functional.linear(x, torch.cat((self.memory.weight_ih, weight)),
+                                 torch.cat((self.memory.bias_ih + self.memory.bias_hh, bias)))
 
     def advance(self, projected: Tensor, elapsed: Tensor, state: Tensor) -> Tensor:
         """Return the next output and memory."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from liquid_policy.cores.fused import Weights, rows
+from liquid_policy.cores.fused import BLOCK, Weights, rows
 
 # LeCun's tanh of the backbone: 1.7159 tanh(0.666 x).
 _HEIGHT, _SLOPE = 1.7159, 0.666
-# Slopes are computed for this many numbers at a time, so that they stay in the cache.
-_BLOCK = 1 << 16
 
 
 class CfcCell:
@@ -76,7 +74,7 @@ class CfcCell:
                           value=-1.0, out=after)
             return
         early, late, gate = self._early[index], self._late[index], self._gate[index]
-        torch.addcmul(self._offset[index], gate, self._times[index], out=gate)  # was the rate
+        gate.mul_(self._times[index]).add_(self._offset[index])     # it was the rate
         self._sigmoids[index].sigmoid_()
         # tanh is 2 sigmoid - 1, of early, late and what lies between them.
         if self.form == 'gated':
@@ -96,7 +94,7 @@ class CfcCell:
         self._out = projected
         self._slopes = torch.empty_like(self._sums)
         time, batch, count = self._sums.shape
-        size = max(1, _BLOCK // (batch * count))
+        size = max(1, BLOCK // (batch * count)) if self._sums.device.type == 'cpu' else time
         for first in range(0, time, size):
             some = slice(first, first + size)
             if self.form == 'pure':

@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from liquid_policy.cores.fused import Cell, Weights, rows, squash_, squash_scale
+from liquid_policy.cores.fused import BLOCK, Cell, Weights, rows, squash_, squash_scale
 
 
 class LstmCell:
     """
     Long short-term memory; the state is output and cell, `(b, 2 * units)`.
 
-    :param weights: `recurrent` `(4 * units, units)`, in the order of torch.nn.LSTMCell.
+    :param weights: `recurrent` `(4 * units, units)`, in the order of torch.nn.LSTMCell; where the
+        elapsed time less 1 is one of the inputs, its weights `timed` `(4 * units,)`.
     """
 
     def __init__(self, weights: Weights):
@@ -20,8 +21,10 @@ class LstmCell:
 
     def begin(self, projected: Tensor, elapsed: Tensor, weights: Weights) -> None:
         """Allocate what all steps keep."""
-        self._recurrent = weights['recurrent']
+        self._recurrent, self._timed = weights['recurrent'], weights.get('timed')
         batch, time, _ = projected.shape
+        self._late = elapsed - 1.0
+        self._late_at = self._late.unbind(1)
         self._units = units = self._recurrent.shape[1]
         self._scale = squash_scale(projected)
         self._projected = projected.unbind(1)
@@ -36,6 +39,8 @@ class LstmCell:
         """Take one step."""
         units, gates, new = self._units, self._gates_at[index], self._new[index]
         torch.addmm(self._projected[index], before[:, :units], self._recurrent.t(), out=gates)
+        if self._timed is not None:
+            gates += self._late_at[index] * self._timed
         if self._scale == 1.0:
             value = new.tanh()
             gates.sigmoid_()
@@ -52,14 +57,21 @@ class LstmCell:
 
     def derive(self, before: Tensor, projected: Tensor) -> None:
         """Compute the slopes of the gates' sums where their gradient is to be written."""
-        batch, time, _ = projected.shape
+        batch, time, count = projected.shape
         slopes = projected.unflatten(2, (4, self._units))
-        keep, forget, new, show = self._gates.unbind(2)
-        slopes[:, :, 0] = new * (keep - keep * keep)
-        slopes[:, :, 1] = before[..., self._units:] * (forget - forget * forget)
-        slopes[:, :, 2] = torch.addcmul(keep, keep, new * new, value=-1.0)
-        slopes[:, :, 3] = self._shown * (show - show * show)
-        self._cells = torch.addcmul(show, show, self._shown * self._shown, value=-1.0).unbind(1)
+        cells = torch.empty_like(self._shown)
+        size = max(1, BLOCK // (time * count)) if projected.device.type == 'cpu' else batch
+        for first in range(0, batch, size):
+            some = slice(first, first + size)
+            keep, forget, new, show = self._gates[some].unbind(2)
+            shown = self._shown[some]
+            torch.mul(new, keep - keep * keep, out=slopes[some, :, 0])
+            torch.mul(before[some, :, self._units:], forget - forget * forget,
+                      out=slopes[some, :, 1])
+            torch.sub(keep, keep * new * new, out=slopes[some, :, 2])
+            torch.mul(shown, show - show * show, out=slopes[some, :, 3])
+            torch.sub(show, show * shown * shown, out=cells[some])
+        self._cells = cells.unbind(1)
         self._out, self._out_at = projected, projected.unbind(1)
         self._inner = slopes[:, :, :3].unbind(1)
         self._outer = slopes[:, :, 3].unbind(1)
@@ -77,9 +89,12 @@ class LstmCell:
 
     def finish(self, before: Tensor) -> Weights:
         """Return the weights' gradients."""
-        grad = torch.mm(rows(self._out).t(), rows(before[..., :self._units]))
+        sums = rows(self._out).t()
+        grads = Weights(recurrent=torch.mm(sums, rows(before[..., :self._units])))
+        if self._timed is not None:
+            grads['timed'] = torch.mv(sums, self._late.reshape(-1))
         del self._out, self._out_at, self._inner, self._outer, self._cells
-        return Weights(recurrent=grad)
+        return grads
 
 
 class MemoryCell:

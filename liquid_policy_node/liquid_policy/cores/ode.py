@@ -87,7 +87,7 @@ class OdeCore(Core):
             state = state + step * total
         rest = (elapsed - longest).clamp(min=0.0)
         driven = self._driven(projected, state)
-        return state + (driven - state) * -torch.expm1(-rest / self.tau)
+        return state + (driven - state) * (1.0 - torch.exp(-rest / self.tau))
 
     def _integrate(self, projected: Tensor, elapsed: Tensor, state: Tensor) -> Tensor:
         # Every row has a time of its own, so all run from 0 to 1 at a speed of their own.

@@ -41,13 +41,10 @@ class LstmCore(Core):
         return nn.functional.linear(x, self.cell.weight_ih[:, :-1],
                                     self.cell.bias_ih + self.cell.bias_hh)
 
-    def _timed(self, projected: Tensor, elapsed: Tensor) -> Tensor:
-        return projected + (elapsed - 1.0) * self.cell.weight_ih[:, -1]
-
     def advance(self, projected: Tensor, elapsed: Tensor, state: Tensor) -> Tensor:
         """Return the next output and cell."""
         output, cell = state.chunk(2, 1)
-        gates = self._timed(projected, elapsed) \
+        gates = projected + (elapsed - 1.0) * self.cell.weight_ih[:, -1] \
             + nn.functional.linear(output, self.cell.weight_hh)
         return torch.cat(lstm_advance(gates, cell), 1)
 
@@ -56,8 +53,9 @@ class LstmCore(Core):
         """Return what `_loop` returns, with the backward pass written out."""
         if elapsed.requires_grad:
             return self._loop(projected, elapsed, state, mask)
-        cell = LstmCell(Weights(recurrent=self.cell.weight_hh))
-        return run_fused(cell, self.units, self._timed(projected, elapsed), elapsed, state, mask)
+        cell = LstmCell(Weights(recurrent=self.cell.weight_hh,
+                                timed=self.cell.weight_ih[:, -1]))
+        return run_fused(cell, self.units, projected, elapsed, state, mask)
 
 
 class GruCore(Core):

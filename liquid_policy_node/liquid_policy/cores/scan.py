@@ -124,8 +124,8 @@ class ScanCore(Core):
     def _coefficients(self, sums: Tensor, elapsed: Tensor) -> tuple[Tensor, Tensor]:
         rest, rate = sums.chunk(2, -1)
         least, most = math.log(self.unit_time / 1e3), math.log(self.unit_time / 1e-3)
-        lost = -torch.expm1(-elapsed * rate.clamp(least, most).exp())
-        return 1.0 - lost, lost * torch.tanh(rest)
+        keep = torch.exp(-elapsed * rate.clamp(least, most).exp())
+        return keep, (1.0 - keep) * torch.tanh(rest)
 
     def advance(self, projected: Tensor, elapsed: Tensor, state: Tensor) -> Tensor:
         """Return the next state, layer by layer."""
