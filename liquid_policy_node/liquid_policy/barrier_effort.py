@@ -130,15 +130,16 @@ class EffortFilter:
             return replace(result, command=self._within(
                 self._torque(dynamics, (target - velocity) / step)))
         inside = (box.low + spread <= wanted) & (wanted <= box.high - spread)
-        if inside.all() and (np.abs(proposal) <= limits.effort).all():
-            return Filtered(np.array(proposal, dtype=float), State.PASSING)
+        asked = np.array(proposal, dtype=float)
+        if inside.all() and (np.abs(asked) <= limits.effort).all():
+            return Filtered(asked, State.PASSING)
         # the target's own error is that of accelerations within the limits
         middle, error = 0.5 * (box.low + box.high), self.payload_error * step
         target = np.clip(wanted, np.minimum(box.low + error, middle),
                          np.maximum(box.high - error, middle))
         torque = self._torque(dynamics, (target - velocity) / step)
         if inside.all():
-            torque = np.asarray(proposal, dtype=float)
+            torque = asked
         command = self._within(torque)
         cut = np.flatnonzero(command != torque)
         active = (*result.active, *(

@@ -28,7 +28,7 @@ KINDS = ('full', 'noise', 'flips', 'frozen', 'loss', 'delay')
 AGE = 0.005      # of the joint states when they are used [s]
 TIMEOUT = 0.05   # after which a proposal or joint states are stale [s]
 SERVO_DELAY = 0.02   # of the cell's velocity servos, at most [s]
-OVERSHOOT = 0.25     # of the cell's velocity servos: a step's 0.135, more when it turns round
+OVERSHOOT = 0.3      # of the cell's velocity servos: a step's 0.135, more when it turns round
 HALT = 0.5       # how long a frozen policy says nothing [s]
 
 # The cell: belt with its rails, bin, the floor; the robot's own mast and chassis.
@@ -258,10 +258,10 @@ def _run(
         proposal_age += CONTROL_PERIOD
         feedback_age += CONTROL_PERIOD
     sim.watch = None
-    columns = list(zip(*rows, strict=True))
+    times, proposed, issued, low, high, states, active = zip(*rows, strict=True)
     return Trial(
-        limits.names, *(np.array(column) for column in columns[:6]), tuple(columns[6]),
-        gauge.peaks)
+        limits.names, np.array(times), np.array(proposed), np.array(issued), np.array(low),
+        np.array(high), np.array(states), active, gauge.peaks)
 
 
 def _measure(sim: ConveyorSim, arm: np.ndarray, size: int) -> JointFeedback:
@@ -270,7 +270,8 @@ def _measure(sim: ConveyorSim, arm: np.ndarray, size: int) -> JointFeedback:
     known = np.full((3, size), np.nan)
     for row, values in zip(known, (position, velocity, effort), strict=True):
         row[arm] = values[:len(arm)]
-    return JointFeedback(*known, base=np.array(sim.odometry()[:3]))
+    return JointFeedback(
+        known[0], known[1], known[2], base=np.array(sim.odometry()[:3]))
 
 
 def _wish(
