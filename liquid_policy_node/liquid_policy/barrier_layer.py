@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from liquid_policy.batched_qp import Status, solve, solve_saddle
+from liquid_policy.batched_qp import Status, solve
+from liquid_policy.nearest_point import solve_saddle
 
 # Price of violating one unit of a row, against 1 for changing the action by one unit.
 _LAST_RESORT = 1e6
@@ -59,7 +60,7 @@ class Projected:
 
 def project(
     proposal: Tensor, matrix: Tensor, low: Tensor, high: Tensor, weight: Tensor | None = None,
-    price: Tensor | None = None, relax: bool = True,
+    price: Tensor | None = None, relax: bool = True, method: str = 'auto',
 ) -> Projected:
     """
     The actions nearest to proposals that satisfy `low <= A u <= high`.
@@ -76,13 +77,14 @@ def project(
         all are hard when left out, `(batch, m)`.
     :param relax: what to do where no action satisfies the hard rows: violate them least and say
         so in `feasible`, or raise.
+    :param method: how the active rows are found, see `batched_qp.solve`.
     :raises InfeasibleError: if not `relax`, naming the rows of the batch.
     :raises ValueError: if a shape does not fit, or a number is not finite.
     """
     weight = torch.ones_like(proposal) if weight is None else weight
     _check(proposal, matrix, low, high, weight, price)
     exact = _Exact(*(item.double() for item in (proposal, matrix, low, high, weight)))
-    point, status = _nearest(exact, price)
+    point, status = _nearest(exact, price, method)
     feasible = status <= Status.PROJECTED
     if not bool(feasible.all()):
         bad = torch.nonzero(~feasible)[:, 0]
@@ -94,7 +96,7 @@ def project(
         part = _Exact(*(item[bad] for item in exact))
         soft = _LAST_RESORT * part.weight.amax(1, keepdim=True).expand_as(part.low)
         soft = soft if price is None else torch.minimum(soft, price.double()[bad])
-        point = point.index_copy(0, bad, _nearest(part, soft.detach())[0])
+        point = point.index_copy(0, bad, _nearest(part, soft.detach(), method)[0])
     changed = status != Status.INSIDE
     action = torch.where(changed[:, None], point.to(proposal.dtype), proposal)
     with torch.no_grad():
@@ -113,10 +115,10 @@ class _Exact(NamedTuple):
     weight: Tensor
 
 
-def _nearest(problem: _Exact, price: Tensor | None) -> tuple[Tensor, Tensor]:
+def _nearest(problem: _Exact, price: Tensor | None, method: str) -> tuple[Tensor, Tensor]:
     """Return point and status; every soft row gets a slack: `low <= A u + s <= high`."""
     if price is None:
-        return _Nearest.apply(*problem)
+        return _Nearest.apply(*problem, method)
     soft = torch.isfinite(price)
     columns = torch.nonzero(soft.any(0))[:, 0]
     widened = torch.diag_embed(soft.double())[:, :, columns]
@@ -124,7 +126,7 @@ def _nearest(problem: _Exact, price: Tensor | None) -> tuple[Tensor, Tensor]:
     point, status = _Nearest.apply(
         torch.cat((problem.proposal, torch.zeros_like(costs)), 1),
         torch.cat((problem.matrix, widened), 2), problem.low, problem.high,
-        torch.cat((problem.weight, costs), 1))
+        torch.cat((problem.weight, costs), 1), method)
     return point[:, :problem.proposal.shape[1]], status
 
 
@@ -139,8 +141,8 @@ class _Nearest(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, proposal: Tensor, matrix: Tensor, low: Tensor, high: Tensor,
-                weight: Tensor) -> tuple[Tensor, Tensor]:
-        solution = solve(proposal, matrix, low, high, weight)
+                weight: Tensor, method: str) -> tuple[Tensor, Tensor]:
+        solution = solve(proposal, matrix, low, high, weight, method)
         ctx.save_for_backward(proposal, matrix, weight, low, high, solution.point,
                               solution.multiplier, solution.active, solution.status)
         ctx.mark_non_differentiable(solution.status)
@@ -171,7 +173,7 @@ class _Nearest(torch.autograd.Function):
             # Two equal bounds move together: each has half of the effect.
             share = torch.where(low == high, 0.5, (y > 0.0).to(e.dtype))
             by_high[at], by_low[at] = e * share, e * (1.0 - share)
-        return by_proposal, by_matrix, by_low, by_high, by_weight
+        return by_proposal, by_matrix, by_low, by_high, by_weight, None
 
 
 StateFunction = Callable[[Tensor], Tensor]

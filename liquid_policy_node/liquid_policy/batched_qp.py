@@ -6,14 +6,9 @@ The nearest point inside linear bounds, for a batch of points at once.
 
 with a diagonal metric W. In v = W^(1/2) (u - p), with rows of unit length and the largest
 violation scaled to 1, this is the point nearest to the origin, `|v*| >= 1`, whatever the units
-were: one tolerance then serves all problems. Mostly the rows that p violates are those that hold
-it back, which a few linear solves show. For the rest a primal-dual interior point method
-(Mehrotra's predictor and corrector) finds these rows, and the same linear solves make its answer
-exact. Points that are inside already are not touched, and those found are taken out of the batch,
-so that none is iterated into 0/0 while it waits for the others.
-
-Source: Mehrotra, On the implementation of a primal-dual interior point method, SIAM J. Optim.
-2(4), 1992; Amos and Kolter, OptNet, arXiv:1703.00443, for the idea of a batch within a network.
+were: one tolerance then serves all problems. Which rows hold a point back is found by DAQP, one
+problem after the other, or by a batched interior point method; a few linear solves then make the
+answer exact, and show that it is one. Points that are inside already are not touched.
 """
 
 from __future__ import annotations
@@ -21,18 +16,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+import numpy as np
 import torch
 from torch import Tensor
 
-# All in the scaled problem, whose solution has a length of at least 1.
-_EQUAL = 1e-9           # bounds closer than this are one bound
-_TOLERANCE = 1e-8       # of stationarity and feasibility, before the active rows are known
-_COMPLEMENTARITY = 1e-11
-_SHARP = 1e-11          # of the answer, once the active rows are known
-_CORRECTIONS = 5        # of the active rows
-_PROXIMAL = 1e-7        # regularisation of the saddle point; costs steps, not accuracy
-_FAR = 1e6              # a feasible point farther away than this counts as none
-_ITERATIONS = 60        # typical are 10 to 15
+from liquid_policy.interior_point import interior_point
+from liquid_policy.nearest_point import Problem, confirm
+
+METHODS = ('auto', 'daqp', 'interior_point')
+_INFINITE = 1e30        # what DAQP takes for no bound
+_EQUALITY = 5           # DAQP's flag for a row whose two bounds are one
 
 
 class Status(IntEnum):
@@ -63,7 +56,8 @@ class Solution:
 
 
 @torch.no_grad()
-def solve(proposal: Tensor, matrix: Tensor, low: Tensor, high: Tensor, weight: Tensor) -> Solution:
+def solve(proposal: Tensor, matrix: Tensor, low: Tensor, high: Tensor, weight: Tensor,
+          method: str = 'auto') -> Solution:
     """
     The nearest points within bounds.
 
@@ -72,6 +66,8 @@ def solve(proposal: Tensor, matrix: Tensor, low: Tensor, high: Tensor, weight: T
     :param low: lower bounds, -inf where there is none, `(batch, m)`.
     :param high: upper bounds, inf where there is none, `(batch, m)`.
     :param weight: diagonal of W, above 0, `(batch, n)`.
+    :param method: `daqp`, on the processor, the fastest there; `interior_point`, where the tensors
+        are; `auto` takes the first where it can be had and the tensors are on the processor.
     :return: points that hold every bound within 1e-10 of the largest violation; see `Status`.
     """
     value = torch.einsum('bmn,bn->bm', matrix, proposal)
@@ -93,17 +89,12 @@ def solve(proposal: Tensor, matrix: Tensor, low: Tensor, high: Tensor, weight: T
     far = torch.where(empty, 0.0, violation[outside] / length).amax(1, keepdim=True)
     far = torch.where(far > 0.0, far, 1.0)
     scale = length * far
-    problem = _Problem.of(rows / length[..., None],
+    problem = Problem.of(rows / length[..., None],
                           torch.where(empty, -torch.inf, low[outside] - value[outside]) / scale,
                           torch.where(empty, torch.inf, high[outside] - value[outside]) / scale)
-    # Mostly the rows that the proposal violates are those that hold it back.
-    lower, upper = (problem.bounded & (problem.bound > 0.0)).chunk(2, 1)
-    v, y, held, guessed = _confirm(problem, lower, upper, torch.zeros_like(rows[:, 0]),
-                                   torch.zeros_like(length))
-    found = torch.where(guessed, int(Status.PROJECTED), int(Status.FAILED))
-    rest = torch.nonzero(~(guessed | hopeless))[:, 0]
-    if len(rest):
-        v[rest], y[rest], held[rest], found[rest] = _interior_point(problem.take(rest))
+    v, y, held, solved, impossible = _FINDERS[_chosen(method, proposal.device)](problem)
+    found = torch.where(solved, int(Status.PROJECTED), int(Status.FAILED))
+    hopeless |= impossible
     found = torch.where(hopeless, int(Status.INFEASIBLE), found)
     solved = (found == Status.PROJECTED)[:, None]
     point = proposal.clone()
@@ -114,216 +105,42 @@ def solve(proposal: Tensor, matrix: Tensor, low: Tensor, high: Tensor, weight: T
     return Solution(point, multiplier, active, status)
 
 
-def solve_saddle(rows: Tensor, first: Tensor, second: Tensor, x: Tensor, y: Tensor,
-                 rounds: int = 4) -> tuple[Tensor, Tensor]:
-    """
-    Solve `x + G' y = first`, `G x = second` where rows of G may depend on each other.
-
-    Each round is a Newton step on the problem regularised around the last answer (the proximal
-    method of multipliers), so that the regularisation leaves no error.
-
-    :param rows: G, zeros in rows that do not take part, `(batch, m, n)`.
-    :param first: `(batch, n)`.
-    :param second: 0 in rows that do not take part, `(batch, m)`.
-    :param x: to begin with, `(batch, n)`.
-    :param y: to begin with, 0 in rows that do not take part, `(batch, m)`.
-    """
-    factor = _factor(rows, rows / _PROXIMAL)
-    for _ in range(rounds):
-        short = second - _times(rows, x)
-        step = _substitute(factor, first - x - _transposed(rows, y - short / _PROXIMAL))
-        x = x + step
-        y = y + (_times(rows, step) - short) / _PROXIMAL
-    return x, y
+def _chosen(method: str, device: torch.device) -> str:
+    if method not in METHODS:
+        raise ValueError(f'method: expected one of {", ".join(METHODS)}, came {method!r}')
+    if method != 'auto':
+        return method
+    if device.type != 'cpu':
+        return 'interior_point'
+    try:
+        import daqp  # noqa: F401
+    except ImportError:
+        return 'interior_point'
+    return 'daqp'
 
 
-@dataclass
-class _Problem:
-    """
-    Minimise |v|^2 / 2 with `low <= G v <= high` in one-sided form `C v >= d`, C = [G; -G].
+def _by_daqp(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return v, multipliers, active rows, and which problems were solved or are infeasible."""
+    import daqp
 
-    :param rows: G, unit rows, `(batch, m, n)`.
-    :param bound: d, 0 where masked, `(batch, 2 m)`.
-    :param bounded: which of C's rows take part, `(batch, 2 m)`.
-    :param equal: rows whose two bounds are one, `(batch, m)`.
-    :param target: what `equal` rows must be, `(batch, m)`.
-    """
-
-    rows: Tensor
-    bound: Tensor
-    bounded: Tensor
-    equal: Tensor
-    target: Tensor
-
-    @classmethod
-    def of(cls, rows: Tensor, low: Tensor, high: Tensor) -> _Problem:
-        equal = high - low <= _EQUAL
-        bound = torch.cat((low, -high), 1)
-        bounded = torch.isfinite(bound) & ~equal.repeat(1, 2)
-        return cls(rows, torch.where(bounded, bound, 0.0), bounded, equal,
-                   torch.where(equal, 0.5 * (low + high), 0.0))
-
-    def take(self, keep: Tensor) -> _Problem:
-        return _Problem(self.rows[keep], self.bound[keep], self.bounded[keep], self.equal[keep],
-                        self.target[keep])
-
-
-def _interior_point(problem: _Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return v `(batch, n)`, multipliers and active rows `(batch, m)`, status `(batch,)`."""
     batch, m, n = problem.rows.shape
-    found_v = problem.rows.new_zeros(batch, n)
-    found_y = problem.rows.new_zeros(batch, m)
-    found_active = torch.zeros_like(problem.equal)
-    status = torch.full((batch,), int(Status.FAILED), device=problem.rows.device)
-    places = torch.arange(batch, device=problem.rows.device)
-    v, y = torch.zeros_like(found_v), torch.zeros_like(found_y)
-    slack = torch.clamp_min(-problem.bound, 1.0)
-    z = problem.bounded.to(v.dtype)
-    for _ in range(_ITERATIONS):
-        optimal, hopeless, residuals = _measure(problem, v, y, slack, z)
-        done = optimal | hopeless
-        if bool(done.any()):
-            status[places[hopeless]] = int(Status.INFEASIBLE)
-            if bool(optimal.any()):
-                *polished, _ = _polish(problem.take(optimal), v[optimal], y[optimal],
-                                       slack[optimal], z[optimal])
-                at = places[optimal]
-                found_v[at], found_y[at], found_active[at] = polished
-                status[at] = int(Status.PROJECTED)
-            going = ~done
-            if not bool(going.any()):
-                break
-            problem, places = problem.take(going), places[going]
-            v, y, slack, z = v[going], y[going], slack[going], z[going]
-            residuals = tuple(item[going] for item in residuals)
-        v, y, slack, z = _step(problem, v, y, slack, z, residuals)
-    else:
-        # Stalled by rounding: what the active rows confirm is an answer all the same.
-        *polished, settled = _polish(problem, v, y, slack, z)
-        at = places[settled]
-        found_v[at], found_y[at], found_active[at] = (item[settled] for item in polished)
-        status[at] = int(Status.PROJECTED)
-    return found_v, found_y, found_active, status
+    low, high = (side.cpu().numpy() for side in problem.sides(_INFINITE))
+    rows = problem.rows.contiguous().cpu().numpy()
+    sense = np.where(problem.equal.cpu().numpy(), _EQUALITY, 0).astype(np.int32)
+    v, y = np.zeros((batch, n)), np.zeros((batch, m))
+    flags = np.zeros(batch, int)
+    metric, linear = np.eye(n), np.zeros(n)
+    for index in range(batch):
+        answer, _, flags[index], details = daqp.solve(
+            metric, linear, rows[index], high[index], low[index], sense[index])
+        if flags[index] > 0:
+            v[index], y[index] = answer, details['lam']
+    solved, impossible = (torch.from_numpy(mask).to(problem.rows.device)
+                          for mask in (flags > 0, flags == -1))
+    point, pull = (torch.from_numpy(item).to(problem.rows) for item in (v, y))
+    sharp, multiplier, active, _ = confirm(problem, (pull < 0.0) & ~problem.equal,
+                                           (pull > 0.0) & ~problem.equal, point, pull)
+    return sharp, multiplier, active, solved, impossible
 
 
-def _measure(problem: _Problem, v: Tensor, y: Tensor, slack: Tensor,
-             z: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Return which are optimal, which infeasible, and the residuals of the conditions."""
-    lower, upper = z.chunk(2, 1)
-    pull = _transposed(problem.rows, lower - upper) + _transposed(problem.rows, y)
-    value = _times(problem.rows, v)
-    dual = v - pull
-    primal = torch.where(problem.bounded,
-                         torch.cat((value, -value), 1) - problem.bound - slack, 0.0)
-    equal = torch.where(problem.equal, problem.target - value, 0.0)
-    mean = (z * slack).sum(1) / problem.bounded.sum(1).clamp_min(1)
-    size = 1.0 + v.abs().amax(1)
-    worst = torch.stack((dual.abs().amax(1), primal.abs().amax(1), equal.abs().amax(1))).amax(0)
-    optimal = (worst < _TOLERANCE * size) & (mean < _COMPLEMENTARITY * size)
-    # Farkas: v within bounds has |v| >= (d' z) / |C' z| for every z >= 0.
-    certain = (problem.bound * z).sum(1) + (problem.target * y).sum(1)
-    hopeless = ~optimal & (certain > _FAR * pull.square().sum(1).sqrt()) & (certain > 0.0)
-    return optimal, hopeless, (dual, primal, equal, mean)
-
-
-def _step(problem: _Problem, v: Tensor, y: Tensor, slack: Tensor, z: Tensor,
-          residuals: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the variables after one predictor and corrector step."""
-    dual, primal, equal, mean = residuals
-    rows, bounded = problem.rows, problem.bounded
-    stiffness = torch.where(bounded, z / slack, 0.0)
-    both = sum(stiffness.chunk(2, 1)) + problem.equal / _PROXIMAL
-    factor = _factor(rows, both[..., None] * rows)
-
-    def newton(product: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        push = torch.where(bounded, product / slack, 0.0) + stiffness * primal
-        lower, upper = push.chunk(2, 1)
-        step = _substitute(factor, -dual - _transposed(rows, lower - upper - equal / _PROXIMAL))
-        along = _times(rows, step)
-        by_slack = torch.where(bounded, torch.cat((along, -along), 1) + primal, 0.0)
-        by_z = -torch.where(bounded, product / slack, 0.0) - stiffness * by_slack
-        by_y = torch.where(problem.equal, (equal - along) / _PROXIMAL, 0.0)
-        return step, by_y, by_slack, by_z
-
-    def longest(by_slack: Tensor, by_z: Tensor) -> Tensor:
-        limits = torch.where(by_slack < 0.0, -slack / by_slack, torch.inf)
-        limits = torch.minimum(limits, torch.where(by_z < 0.0, -z / by_z, torch.inf))
-        return limits.amin(1, keepdim=True)
-
-    _, _, by_slack, by_z = newton(z * slack)
-    reach = longest(by_slack, by_z).clamp_max(1.0)
-    after = ((slack + reach * by_slack) * (z + reach * by_z)).sum(1) \
-        / bounded.sum(1).clamp_min(1)
-    centre = (after / mean.clamp_min(1e-300)).clamp(0.0, 1.0) ** 3 * mean
-    product = torch.where(bounded, z * slack + by_slack * by_z - centre[:, None], 0.0)
-    step, by_y, by_slack, by_z = newton(product)
-    reach = (0.995 * longest(by_slack, by_z)).clamp_max(1.0)
-    return v + reach * step, y + reach * by_y, slack + reach * by_slack, z + reach * by_z
-
-
-def _confirm(problem: _Problem, lower: Tensor, upper: Tensor, v: Tensor,
-             y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """
-    Return v, signed multipliers and active rows for a guess of these, and whether it was right.
-
-    The guess is corrected a few times: a row that pulls the wrong way leaves, one that is violated
-    enters. What satisfies all conditions of optimality is the answer, however it was guessed.
-
-    :param lower: rows held at their lower bound, `(batch, m)`; likewise `upper`.
-    :param v: to begin with, `(batch, n)`.
-    :param y: likewise, signed multipliers, `(batch, m)`.
-    """
-    low, high = problem.bound.chunk(2, 1)
-    has_low, has_high = problem.bounded.chunk(2, 1)
-    found_v, found_y = v, y
-    active = lower | upper | problem.equal
-    found = active
-    settled = torch.zeros_like(v[:, 0], dtype=torch.bool)
-    for _ in range(_CORRECTIONS):
-        target = torch.where(lower, low, torch.where(upper, -high, problem.target))
-        rows = problem.rows * active[..., None]
-        sharp, pull = solve_saddle(rows, torch.zeros_like(v), target * active, v, y * active)
-        value = _times(problem.rows, sharp)
-        tight = (_SHARP * (1.0 + sharp.abs().amax(1)))[:, None]
-        enter_low = has_low & (low - value > tight)
-        enter_high = has_high & (high + value > tight)
-        leave_low, leave_high = lower & (pull > tight), upper & (pull < -tight)
-        right = ~(enter_low | enter_high | leave_low | leave_high).any(1)
-        right &= ((value - target).abs() * active <= tight).all(1)
-        right &= ((sharp + _transposed(rows, pull)).abs() <= tight).all(1)
-        take = (right & ~settled)[:, None]
-        found_v, found_y = torch.where(take, sharp, found_v), torch.where(take, pull, found_y)
-        found = torch.where(take, active, found)
-        settled = settled | right
-        if bool(settled.all()):
-            break
-        lower = (lower & ~leave_low) | enter_low
-        upper = ((upper & ~leave_high) | enter_high) & ~lower
-        active = lower | upper | problem.equal
-    return found_v, found_y * found, found, settled
-
-
-def _polish(problem: _Problem, v: Tensor, y: Tensor, slack: Tensor,
-            z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sharpen an interior point's answer; where that does not succeed, it stands as it is."""
-    lower, upper = (problem.bounded & (z > slack)).chunk(2, 1)
-    pull = torch.sub(*z.chunk(2, 1)).neg() - y
-    return _confirm(problem, lower, upper, v, pull)
-
-
-def _factor(rows: Tensor, weighted: Tensor) -> Tensor:
-    """Return the Cholesky factor of I + G' D G."""
-    eye = torch.eye(rows.shape[2], dtype=rows.dtype, device=rows.device)
-    return torch.linalg.cholesky_ex(eye + rows.transpose(1, 2) @ weighted)[0]
-
-
-def _substitute(factor: Tensor, right: Tensor) -> Tensor:
-    return torch.cholesky_solve(right[..., None], factor)[..., 0]
-
-
-def _times(rows: Tensor, x: Tensor) -> Tensor:
-    return torch.bmm(rows, x[..., None])[..., 0]
-
-
-def _transposed(rows: Tensor, y: Tensor) -> Tensor:
-    return torch.bmm(y[:, None], rows)[:, 0]
+_FINDERS = {'daqp': _by_daqp, 'interior_point': interior_point}

@@ -27,11 +27,12 @@ def problems(count=3, size=2, rows=4, seed=0):
             for item in (proposal, matrix, low, high, weight)]
 
 
-@pytest.mark.parametrize('seed', range(2))
-def test_gradients_are_those_of_finite_differences(seed):
+@pytest.mark.parametrize(('seed', 'method'), [(0, 'auto'), (1, 'auto'), (1, 'interior_point')])
+def test_gradients_are_those_of_finite_differences(seed, method):
     given = problems(seed=seed)
-    assert project(*given).changed.any()
-    assert torch.autograd.gradcheck(lambda *x: project(*x).action, given, eps=1e-6, atol=1e-6)
+    assert project(*given, method=method).changed.any()
+    assert torch.autograd.gradcheck(lambda *x: project(*x, method=method).action, given,
+                                    eps=1e-6, atol=1e-6)
 
 
 def test_gradients_of_one_sided_and_equal_bounds():

@@ -5,7 +5,17 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
-from liquid_policy.batched_qp import Status, solve, solve_saddle  # noqa: E402
+from liquid_policy.batched_qp import Status  # noqa: E402
+from liquid_policy.batched_qp import solve as solve_by  # noqa: E402
+from liquid_policy.nearest_point import solve_saddle  # noqa: E402
+
+
+@pytest.fixture(params=['daqp', 'interior_point'])
+def solve(request):
+    """Return the solver with either way of finding the active rows."""
+    if request.param == 'daqp':
+        pytest.importorskip('daqp')
+    return lambda *given: solve_by(*given, method=request.param)
 
 
 def random_problems(count, size, rows, seed, equal=0):
@@ -44,14 +54,14 @@ def reference(proposal, matrix, low, high, weight):
 
 @pytest.mark.parametrize(
     ('size', 'rows', 'equal'), [(2, 5, 0), (6, 30, 0), (6, 24, 2), (9, 40, 1)])
-def test_answers_are_those_of_the_run_time_solver(size, rows, equal):
+def test_answers_are_those_of_the_run_time_solver(solve, size, rows, equal):
     problems = random_problems(100, size, rows, seed=size * rows, equal=equal)
     solution = solve(*problems)
     assert (solution.status <= Status.PROJECTED).all()
     assert (solution.point - reference(*problems)).abs().max() < 1e-6
 
 
-def test_box_is_clipping():
+def test_box_is_clipping(solve):
     proposal = torch.from_numpy(np.random.default_rng(0).normal(size=(200, 4)) * 2)
     ones = torch.ones(200, 4, dtype=torch.float64)
     solution = solve(proposal, torch.eye(4, dtype=torch.float64).repeat(200, 1, 1), -ones, ones,
@@ -60,7 +70,7 @@ def test_box_is_clipping():
     assert (solution.active == (proposal.abs() > 1)).all()
 
 
-def test_points_inside_come_back_bit_for_bit():
+def test_points_inside_come_back_bit_for_bit(solve):
     proposal, matrix, low, high, weight = random_problems(50, 3, 8, seed=3)
     value = torch.einsum('bmn,bn->bm', matrix, proposal)
     solution = solve(proposal, matrix, value - 1e-12, value, weight)
@@ -68,7 +78,7 @@ def test_points_inside_come_back_bit_for_bit():
     assert torch.equal(solution.point, proposal)
 
 
-def test_multipliers_pull_the_point_back():
+def test_multipliers_pull_the_point_back(solve):
     proposal, matrix, low, high, weight = random_problems(100, 5, 20, seed=1)
     solution = solve(proposal, matrix, low, high, weight)
     pull = weight * (solution.point - proposal)
@@ -82,14 +92,14 @@ def test_multipliers_pull_the_point_back():
     assert ((value - low) / length)[below].abs().max() < 1e-9
 
 
-def test_a_problem_is_answered_alike_alone_and_in_company():
+def test_a_problem_is_answered_alike_alone_and_in_company(solve):
     problems = random_problems(64, 6, 24, seed=2)
     together = solve(*problems).point
     alone = torch.cat([solve(*(item[i:i + 1] for item in problems)).point for i in range(8)])
     torch.testing.assert_close(alone, together[:8], rtol=0, atol=1e-11)
 
 
-def test_rows_that_repeat_each_other_do_no_harm():
+def test_rows_that_repeat_each_other_do_no_harm(solve):
     proposal, matrix, low, high, weight = random_problems(100, 4, 10, seed=4)
     once = solve(proposal, matrix, low, high, weight)
     twice = solve(proposal, torch.cat((matrix, 2 * matrix), 1), torch.cat((low, 2 * low), 1),
@@ -98,7 +108,7 @@ def test_rows_that_repeat_each_other_do_no_harm():
     torch.testing.assert_close(twice.point, once.point, rtol=0, atol=1e-10)
 
 
-def test_what_has_no_answer_is_told_from_what_has_one():
+def test_what_has_no_answer_is_told_from_what_has_one(solve):
     proposal, matrix, low, high, weight = random_problems(40, 4, 12, seed=5)
     matrix[::2, 1] = matrix[::2, 0]
     low[::2, 0], high[::2, 0] = 1.0, torch.inf
@@ -110,7 +120,7 @@ def test_what_has_no_answer_is_told_from_what_has_one():
     assert torch.equal(solution.point[::2], proposal[::2])
 
 
-def test_a_row_of_zeros_holds_for_all_or_for_none():
+def test_a_row_of_zeros_holds_for_all_or_for_none(solve):
     proposal = torch.full((2, 2), 3.0, dtype=torch.float64)
     matrix = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64).repeat(2, 1, 1)
     low = torch.tensor([[-1.0, -1.0], [-1.0, 0.5]], dtype=torch.float64)
@@ -120,7 +130,7 @@ def test_a_row_of_zeros_holds_for_all_or_for_none():
     torch.testing.assert_close(solution.point[0], torch.tensor([1.0, 3.0], dtype=torch.float64))
 
 
-def test_units_do_not_matter():
+def test_units_do_not_matter(solve):
     proposal, matrix, low, high, weight = random_problems(50, 5, 15, seed=6)
     here = solve(proposal, matrix, low, high, weight).point
     there = solve(proposal * 1e-6, matrix * 1e3, low * 1e-3, high * 1e-3, weight).point
@@ -136,3 +146,8 @@ def test_saddle_points_of_dependent_rows_are_exact():
     x, y = solve_saddle(rows, first, second, torch.zeros_like(first), torch.zeros_like(second))
     torch.testing.assert_close(torch.bmm(rows, x[..., None])[..., 0], second, atol=1e-12, rtol=0)
     torch.testing.assert_close(x + torch.bmm(y[:, None], rows)[:, 0], first, atol=1e-8, rtol=0)
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match='expected one of auto, daqp, interior_point'):
+        solve_by(*random_problems(2, 2, 3, seed=0), method='guess')
