@@ -46,7 +46,8 @@ setup(
     install_requires=[
         'setuptools', 'numpy', 'PyYAML', 'safetensors', 'onnxruntime', 'daqp', 'pin', 'xacro',
     ],
-    extras_require={'train': ['torch', 'onnx'], 'test': ['pytest', 'hypothesis']},
+    extras_require={'train': ['torch', 'onnx'], 'solvers': ['torchdiffeq'],
+                    'test': ['pytest', 'hypothesis']},
     zip_safe=True,
     maintainer='Liquid policy maintainers',
     maintainer_email='maintainers@liquid-policy.example.org',

@@ -180,6 +180,8 @@ ROSDEP_KEYS = {
 FROM_PIP = {'daqp', 'onnx', 'onnxscript', 'rosbags_image', 'safetensors', 'tensorboard', 'torch'}
 # The tasks of the literature, and the diffusion head's noise schedules.
 FROM_PIP |= {'diffusers', 'gym_pusht', 'gymnasium', 'numcodecs'}
+# Only where core settings name it.
+FROM_PIP |= {'torchdiffeq'}
 # What rosbags brings with it; Python 3.14 has the second in its library.
 FROM_PIP |= {'backports', 'compression', 'lz4'}
 

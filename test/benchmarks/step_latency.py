@@ -25,10 +25,11 @@ import onnxruntime
 import torch
 
 from liquid_policy.checkpoint import Checkpoint, load_checkpoint
+from liquid_policy.core_settings import ALIASES
 from liquid_policy.export import to_checkpoint
 from liquid_policy.interface import load_interface
 from liquid_policy.runtime import EncoderRuntime, ModeKeeper, PolicyRuntime
-from liquid_policy.settings import CORES
+from liquid_policy.settings import CORES, PolicySettings
 from liquid_trainer.train import build_policy
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -124,8 +125,9 @@ def main() -> None:
     interface = load_interface(REPOSITORY / 'config' / 'manipulator.interface.yaml')
     torch.manual_seed(0)
     checkpoints = [load_checkpoint(options.checkpoint)] if options.checkpoint else [
-        to_checkpoint(build_policy(interface, core).eval(), interface, core) for core in CORES]
-    steps = {f'{c.settings["core"]["kind"]}+mixture': step_of(c) for c in checkpoints} | cells()
+        to_checkpoint(build_policy(interface, core).eval(), interface, core)
+        for core in (*CORES, *ALIASES)]
+    steps = {PolicySettings.from_dict(c.settings).name: step_of(c) for c in checkpoints} | cells()
     times = measure(steps, options.count)
     times |= {'encoder': measure({'encoder': encoder_of(checkpoints[0])},
                                  options.count // 10)['encoder']}

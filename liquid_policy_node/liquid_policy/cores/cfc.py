@@ -20,11 +20,16 @@ PARTS = {'gated': 4, 'no_gate': 4, 'pure': 1}
 
 
 class Decay(nn.Module):
-    """What the pure form learns beside its weights: `rate` and `asymptote`, `(units,)` each."""
+    """
+    What the pure form learns beside its weights: `rate` and `asymptote`, `(units,)` each.
+
+    Rates begin with time constants from 2 to 100 steps; at 0, where ncps begins, |rate| has no
+    gradient and would stay there.
+    """
 
     def __init__(self, units: int):
         super().__init__()
-        self.rate = nn.Parameter(torch.zeros(units))
+        self.rate = nn.Parameter(torch.logspace(-math.log10(2.0), -2.0, units))
         self.asymptote = nn.Parameter(torch.ones(units))
 
 

@@ -92,7 +92,7 @@ class Core(nn.Module):
         """
         Return the same as `sequence`, one `advance` after the other.
 
-        The definition that `sequence` is measured against; it can be differentiated twice.
+        The definition that `sequence` is measured against.
         """
         self._check_sequence(xs, elapsed, state, mask)
         return self._loop(self.project(xs), elapsed / self.unit_time, state, mask)
