@@ -10,6 +10,7 @@ from liquid_policy.cores import (  # noqa: E402
     OdeCore,
     ScanCore,
     build_core,
+    linear_scan,
 )
 from liquid_policy.settings import CORES, CoreSettings  # noqa: E402
 
@@ -232,6 +233,33 @@ def test_gru_equals_torch():
         state = core.step(x, time, state)
         other = core.cell(torch.cat((x, time / 0.01 - 1.0), 1), other)
         assert torch.allclose(state, other, atol=1e-5)
+
+
+@pytest.mark.parametrize('time', [1, 2, 3, 8, 17, 30])
+def test_scan_equals_its_recurrence(time):
+    generator = torch.Generator().manual_seed(time)
+    keep, add = (torch.rand(2, time, 3, generator=generator).double() for _ in range(2))
+    keep[:, ::5] = 0.0          # forgets everything: nothing may be divided by it
+    start = torch.ones(2, 3).double()
+    for value in (keep, add, start):
+        value.requires_grad_()
+    state, states = start, []
+    for index in range(time):
+        state = keep[:, index] * state + add[:, index]
+        states.append(state)
+    assert torch.allclose(linear_scan(keep, add, start), torch.stack(states, 1), atol=1e-14)
+    assert torch.autograd.gradcheck(linear_scan, (keep, add, start), fast_mode=True)
+
+
+def test_weights_keep_the_names_that_checkpoints_know():
+    backbone = {'backbone.weight', 'backbone.bias', 'heads.weight', 'heads.bias'}
+    cell = {f'{name}_{part}' for name in ('weight', 'bias') for part in ('ih', 'hh')}
+    for name, expected in {
+            'cfc': backbone,
+            'cfc-mixed': backbone | {f'memory.{part}' for part in cell},
+            'lstm': {f'cell.{part}' for part in cell},
+            'ode': {'drive.weight', 'drive.bias', 'log_tau'}}.items():
+        assert set(make(name).state_dict()) == expected
 
 
 def test_scan_relaxes_as_the_exact_solution():

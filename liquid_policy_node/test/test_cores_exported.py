@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip('torch')
 pytest.importorskip('onnx')
 
+from liquid_policy.checkpoint import load_checkpoint  # noqa: E402
 from liquid_policy.cores import build_core  # noqa: E402
 from liquid_policy.export import to_checkpoint, to_policy  # noqa: E402
 from liquid_policy.interface import load_interface  # noqa: E402
@@ -136,3 +137,24 @@ def test_circuit_of_19_neurons_from_training_to_the_runtime(kind, tmp_path):
                                       torch.tensor([[tick]]), other)
         np.testing.assert_allclose(state, other[0].numpy(), atol=1e-5)
         np.testing.assert_allclose(answer.means, right.mixture.means[0].numpy(), atol=1e-5)
+
+
+def test_shipped_checkpoint_is_the_same_in_torch_as_in_its_own_export():
+    """Its weights and its export were written by an older version of the cores."""
+    path = Path(__file__).resolve().parents[1] / 'checkpoints' / 'manipulator.safetensors'
+    checkpoint = load_checkpoint(path)
+    policy, runtime = to_policy(checkpoint), PolicyRuntime(checkpoint)
+    rng = np.random.default_rng(0)
+    state, other = runtime.initial_state(), policy.initial_state()
+    for _ in range(20):
+        features = rng.normal(size=128).astype(np.float32)
+        vector = rng.normal(size=12).astype(np.float32)
+        tick = float(rng.uniform(0.005, 0.05))
+        state, answer = runtime.step(features, vector, tick, state)
+        with torch.no_grad():
+            other, right = policy.step(torch.from_numpy(np.concatenate((features, vector)))[None],
+                                       torch.tensor([[tick]]), other)
+        # Inputs far from what it was trained on drive trained weights hard, and 20 steps carry
+        # float32's rounding along.
+        np.testing.assert_allclose(state, other[0].numpy(), atol=1e-4)
+        np.testing.assert_allclose(answer.weights, right.mixture.weights[0].numpy(), atol=1e-3)
