@@ -14,6 +14,8 @@ WIRINGS = ('dense', 'ncp')
 SOLVERS = ('euler', 'rk4', 'dopri5')
 # Names that older checkpoints and commands use, and what they mean.
 ALIASES: dict[str, tuple[str, dict[str, Any]]] = {'cfc-mixed': ('cfc', {'mixed_memory': True})}
+# Kinds that a circuit can wire.
+_WIRED = ('cfc', 'ltc', 'ode')
 # Substeps of a kind that integrates, where the settings name none.
 SUBSTEPS = {'ode': 2, 'ltc': 6}
 
@@ -38,11 +40,11 @@ class CoreSettings:
     form: str = _option('gated', ('cfc',), ' | '.join(FORMS))
     mixed_memory: bool = _option(False, ('cfc',), 'a gated memory cell beside the liquid one')
     backbone: int = _option(128, ('cfc',), 'hidden units between state and gates; dense only')
-    wiring: str = _option('dense', ('cfc', 'ltc'), ' | '.join(WIRINGS))
-    outputs: int = _option(0, ('cfc', 'ltc'), 'motor neurons, which the heads see; 0: three '
+    wiring: str = _option('dense', _WIRED, ' | '.join(WIRINGS))
+    outputs: int = _option(0, _WIRED, 'motor neurons, which the heads see; 0: three '
                            'tenths of the units; ncp only')
-    sparsity: float = _option(0.5, ('cfc', 'ltc'), 'share of synapses left out; ncp only')
-    wiring_seed: int = _option(0, ('cfc', 'ltc'), 'of the synapses drawn')
+    sparsity: float = _option(0.5, _WIRED, 'share of synapses left out; ncp only')
+    wiring_seed: int = _option(0, _WIRED, 'of the synapses drawn')
     solver: str = _option('rk4', ('ode',), ' | '.join(SOLVERS))
     substeps: int = _option(0, ('ode', 'ltc'), "solver steps per step; 0: the kind's own, "
                             + ', '.join(f'{kind} {count}' for kind, count in SUBSTEPS.items()))

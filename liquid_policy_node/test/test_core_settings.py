@@ -59,7 +59,7 @@ def test_heads_see_the_motor_neurons():
     ({'kind': 'lstm', 'form': 'pure'}, "core.form: expected its default 'gated' with kind lstm, "
      'for it is an option of cfc'),
     ({'kind': 'ltc', 'mixed_memory': True}, 'core.mixed_memory: expected its default False'),
-    ({'kind': 'gru', 'wiring': 'ncp'}, 'an option of cfc and ltc'),
+    ({'kind': 'gru', 'wiring': 'ncp'}, 'an option of cfc and ltc and ode'),
     ({'outputs': 3}, 'only wiring ncp has motor neurons'),
     ({'wiring': 'ncp', 'backbone': 64}, 'wiring ncp has no backbone'),
     ({'wiring': 'ncp', 'units': 4}, 'at least 5 for wiring ncp'),

@@ -4,15 +4,19 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
+from liquid_policy.core_settings import CoreSettings  # noqa: E402
 from liquid_policy.cores import (  # noqa: E402
     GruCore,
     LstmCore,
     OdeCore,
     ScanCore,
     build_core,
+    build_wiring,
+    fused_lstm,
     linear_scan,
+    ode,
 )
-from liquid_policy.settings import CORES, CoreSettings  # noqa: E402
+from liquid_policy.settings import CORES  # noqa: E402
 
 EVERY = {
     **{kind: {'kind': kind} for kind in CORES},
@@ -24,6 +28,7 @@ EVERY = {
     'cfc-mixed-ncp': {'kind': 'cfc', 'wiring': 'ncp', 'units': 19, 'mixed_memory': True},
     'cfc-pure-ncp': {'kind': 'cfc', 'wiring': 'ncp', 'units': 19, 'form': 'pure'},
     'ltc-ncp': {'kind': 'ltc', 'wiring': 'ncp', 'units': 19},
+    'ode-ncp': {'kind': 'ode', 'wiring': 'ncp', 'units': 19},
     'ode-euler': {'kind': 'ode', 'solver': 'euler', 'substeps': 4},
     'ode-dopri5': {'kind': 'ode', 'solver': 'dopri5'},
 }
@@ -212,6 +217,34 @@ def test_mixed_precision_keeps_the_recurrence_whole(name):
     assert outputs.dtype == torch.float32
     # What the inputs contribute is a product in bfloat16, with 3 significant digits.
     assert torch.allclose(outputs, known, atol=0.05)
+
+
+@pytest.mark.parametrize('name', ['lstm', 'cfc-mixed', 'ode'])
+def test_arithmetic_of_other_devices_equals_the_loop(name, monkeypatch):
+    """Off the processor a tanh is a tanh, not made of a sigmoid."""
+    for module in (fused_lstm, ode):
+        monkeypatch.setattr(module, 'squash_scale', lambda like: 1.0)
+        monkeypatch.setattr(module, 'squash_', torch.Tensor.tanh_)
+    test_fast_sequence_equals_the_loop_with_gradients(name, masked=True)
+
+
+@pytest.mark.parametrize('name', ['cfc-ncp', 'ltc-ncp', 'ode-ncp'])
+def test_missing_synapses_carry_nothing(name):
+    """An input moves those inter neurons that listen to it, and no other."""
+    core = make(name)
+    if name == 'cfc-ncp':
+        with torch.no_grad():       # its gates hear the whole layer before, as ncps's do
+            for layer in core.layers:
+                layer.weight[2 * (len(layer.weight) // 4):, :layer.sources] = 0.0
+    state = 0.1 * torch.ones(1, core.state_size)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda x: core.step(x, torch.full((1, 1), 0.01), state), torch.randn(1, 5))[0, :, 0]
+    wiring = build_wiring(CoreSettings(**EVERY[name]), 5)
+    inter = wiring.members[0]
+    heard = torch.tensor(wiring.sensory[:, inter] != 0).t()
+    assert not heard.all() and heard.any()
+    reached = jacobian[inter] != 0
+    assert torch.equal(reached, heard)
 
 
 def test_lstm_equals_torch():

@@ -33,6 +33,7 @@ EVERY = {
     'cfc-ncp': {'wiring': 'ncp', 'units': 19},
     'cfc-mixed-ncp': {'wiring': 'ncp', 'units': 19, 'mixed_memory': True},
     'ltc-ncp': {'kind': 'ltc', 'wiring': 'ncp', 'units': 19},
+    'ode-ncp': {'kind': 'ode', 'wiring': 'ncp', 'units': 19},
     'ode-euler': {'kind': 'ode', 'solver': 'euler', 'substeps': 4},
     'ode-dopri5': {'kind': 'ode', 'solver': 'dopri5'},
 }
@@ -96,7 +97,7 @@ def test_traced_step_equals_torch(step):
          1e-3 if getattr(step.core, 'solver', '') == 'dopri5' else 1e-5)
 
 
-@pytest.mark.parametrize('kind', ['cfc', 'ltc'])
+@pytest.mark.parametrize('kind', ['cfc', 'ltc', 'ode'])
 def test_circuit_of_19_neurons_from_training_to_the_runtime(kind, tmp_path):
     torch.manual_seed(0)
     policy = Policy(PolicySettings(encoder=EncoderSettings(width=0.1),

@@ -32,8 +32,9 @@ def build_core(settings: CoreSettings, inputs: int) -> Core:
     if settings.kind == 'ltc':
         return LtcCore(inputs, build_wiring(settings, inputs), unit_time, settings.substep_count)
     if settings.kind == 'ode':
+        circuit = build_wiring(settings, inputs) if settings.wiring == 'ncp' else None
         return OdeCore(inputs, units, unit_time, settings.substep_count, settings.solver,
-                       settings.adjoint, settings.tolerance)
+                       settings.adjoint, settings.tolerance, circuit)
     if settings.kind == 'scan':
         return ScanCore(inputs, units, unit_time, settings.layers)
     return {'lstm': LstmCore, 'gru': GruCore}[settings.kind](inputs, units, unit_time)

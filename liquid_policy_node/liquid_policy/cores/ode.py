@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from liquid_policy.cores.fused import Weights, rows, run_fused, squash_, squash_scale
 from liquid_policy.cores.protocol import Core
+from liquid_policy.cores.wirings import Wiring
 
 # Shares of the slopes so far that lead to each stage, and of all that make the step.
 _STAGES = {'euler': (0.0,), 'rk4': (0.0, 0.5, 0.5, 1.0)}
@@ -33,22 +35,35 @@ class OdeCore(Core):
     smallest tau. Of a longer gap they integrate the first part; over the rest the drive is
     held at its last value, for which the decay is exact: h' = d + (h - d) exp(-rest / tau).
 
+    :param units: neurons; all of them are seen by the heads unless they are wired.
     :param solver: `euler`, `rk4` or `dopri5`.
     :param substeps: fixed steps per step.
     :param adjoint: gradients of `dopri5` by the adjoint equation: less memory, less exact.
     :param tolerance: of `dopri5`, relative and absolute.
+    :param wiring: which neuron listens to which; its mask is saved with the weights. The heads
+        see its motor neurons. Everyone listens to everyone when left out.
     :raises ImportError: if `dopri5` is asked for and torchdiffeq is not installed.
     """
 
     def __init__(self, inputs: int, units: int = 64, unit_time: float = 0.01, substeps: int = 2,
-                 solver: str = 'rk4', adjoint: bool = False, tolerance: float = 1e-5):
-        super().__init__(inputs, units, unit_time)
+                 solver: str = 'rk4', adjoint: bool = False, tolerance: float = 1e-5,
+                 wiring: Wiring | None = None):
+        super().__init__(inputs, wiring.layers[-1] if wiring else units, unit_time, units)
         self.drive = nn.Linear(inputs + units, units)
         self.log_tau = nn.Parameter(torch.linspace(-3.9, -0.7, units))     # 0.02 to 0.5 s
         self.substeps, self.solver = substeps, solver
         self.adjoint, self.tolerance = adjoint, tolerance
         if solver == 'dopri5':
             _torchdiffeq()
+        self.wired = wiring is not None
+        if wiring:
+            heard = np.concatenate((wiring.sensory, wiring.synapses)) != 0
+            self.register_buffer('mask', torch.tensor(heard.T, dtype=self.drive.weight.dtype))
+
+    def _weights(self) -> tuple[Tensor, Tensor]:
+        """Return the drive's weights from the inputs and from the state."""
+        weight = self.drive.weight * self.mask if self.wired else self.drive.weight
+        return weight[:, :self.inputs], weight[:, self.inputs:]
 
     @property
     def tau(self) -> Tensor:
@@ -57,11 +72,10 @@ class OdeCore(Core):
 
     def project(self, x: Tensor) -> Tensor:
         """Return the drive's part from the input."""
-        return functional.linear(x, self.drive.weight[:, :self.inputs], self.drive.bias)
+        return functional.linear(x, self._weights()[0], self.drive.bias)
 
     def _driven(self, projected: Tensor, state: Tensor) -> Tensor:
-        return torch.tanh(projected + functional.linear(state,
-                                                        self.drive.weight[:, self.inputs:]))
+        return torch.tanh(projected + functional.linear(state, self._weights()[1]))
 
     def derivative(self, projected: Tensor, state: Tensor) -> Tensor:
         """Return dh/dt [1/s]; the drive is scaled by 1 / tau so that |h| stays below 1."""
@@ -109,7 +123,7 @@ class OdeCore(Core):
                 or float(elapsed.max()) * self.unit_time > longest:
             return self._loop(projected, elapsed, state, mask)
         cell = _OdeCell(self.solver, self.substeps, self.unit_time, Weights(
-            recurrent=self.drive.weight[:, self.inputs:], tau=self.tau))
+            recurrent=self._weights()[1], tau=self.tau))
         return run_fused(cell, self.units, projected, elapsed, state, mask)
 
 
