@@ -28,6 +28,7 @@ _TOLERANCE = 1e-8       # of stationarity and feasibility, before the active row
 _COMPLEMENTARITY = 1e-11
 _FAR = 1e6              # a feasible point farther away than this counts as none
 _ITERATIONS = 60        # typical are 10 to 15
+_QUICK = 18             # what takes longer than this goes in circles
 
 
 def interior_point(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -53,7 +54,7 @@ def interior_point(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
         found_v[at], found_y[at], found_active[at] = answers
         solved[at] = True
 
-    for _ in range(_ITERATIONS):
+    for iteration in range(_ITERATIONS):
         if len(places) == 0:
             break
         optimal, hopeless, residuals = _measure(problem, v, y, slack, z)
@@ -67,7 +68,8 @@ def interior_point(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
             problem, places = problem.take(going), places[going]
             v, y, slack, z = v[going], y[going], slack[going], z[going]
             residuals = tuple(item[going] for item in residuals)
-        v, y, slack, z = _step(problem, v, y, slack, z, residuals)
+        v, y, slack, z = _step(problem, v, y, slack, z, residuals,
+                               iteration >= _QUICK)
     if len(places):
         # Stalled by rounding: what the active rows confirm is an answer all the same.
         *answers, settled = _polish(problem, v, y, slack, z)
@@ -96,8 +98,14 @@ def _measure(problem: Problem, v: Tensor, y: Tensor, slack: Tensor,
 
 
 def _step(problem: Problem, v: Tensor, y: Tensor, slack: Tensor, z: Tensor,
-          residuals: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the variables after one predictor and corrector step."""
+          residuals: tuple[Tensor, ...], careful: bool,
+          ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """
+    Return the variables after one predictor and corrector step.
+
+    :param careful: towards the middle, and without the second-order correction, which can send
+        the iteration back and forth for ever.
+    """
     dual, primal, equal, mean = residuals
     rows, bounded = problem.rows, problem.bounded
     stiffness = torch.where(bounded, z / slack, 0.0)
@@ -124,7 +132,10 @@ def _step(problem: Problem, v: Tensor, y: Tensor, slack: Tensor, z: Tensor,
     after = ((slack + reach * by_slack) * (z + reach * by_z)).sum(1) \
         / bounded.sum(1).clamp_min(1)
     centre = (after / mean.clamp_min(1e-300)).clamp(0.0, 1.0) ** 3 * mean
-    product = torch.where(bounded, z * slack + by_slack * by_z - centre[:, None], 0.0)
+    if careful:
+        centre = torch.maximum(centre, 0.1 * mean)
+    second = 0.0 if careful else by_slack * by_z
+    product = torch.where(bounded, z * slack + second - centre[:, None], 0.0)
     step, by_y, by_slack, by_z = newton(product)
     reach = (0.995 * longest(by_slack, by_z)).clamp_max(1.0)
     return v + reach * step, y + reach * by_y, slack + reach * by_slack, z + reach * by_z

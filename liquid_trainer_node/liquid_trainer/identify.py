@@ -153,8 +153,8 @@ def judge(name: str, model: InverseDynamics, motions: Sequence[Motion], groups: 
             found = [part for group in chosen if (part := sums[group][region]) is not None]
             if found:
                 parts.append(sum(found[1:], found[0]))
-        ridge = choose_ridge(parts, model.prior)
-        return fit(sum(parts[1:], parts[0]), model.prior, ridge), ridge
+        ridge = choose_ridge(model, parts)
+        return fit(model, sum(parts[1:], parts[0]), ridge), ridge
 
     order = np.random.default_rng(settings.seed).permutation(groups.max() + 1)
     predicted: list[np.ndarray] = [np.empty(0)] * len(motions)

@@ -18,7 +18,8 @@ from .motions import Motion, MotionError
 
 # Below this speed Coulomb friction fades in: encoders do not tell slower motion from rest.
 SLOW = 0.02     # rad/s or m/s
-FRICTION = ('viscous', 'coulomb', 'offset', 'rotor')    # parameters of each joint, besides
+# Parameters of each joint, and what they cannot be below: friction does not push.
+FRICTION = {'viscous': 0.0, 'coulomb': 0.0, 'offset': -np.inf, 'rotor': 0.0}
 
 
 class InverseDynamics(Protocol):
@@ -26,6 +27,8 @@ class InverseDynamics(Protocol):
 
     prior: np.ndarray
     """Parameters to stay near where the data say nothing, `(P, K)`."""
+    lowest: np.ndarray
+    """What no parameter may be below, -inf where there is no such thing, `(P, K)`."""
 
     def rows(self, motion: Motion) -> np.ndarray:
         """Return what multiplies the parameters, `(R, P)`."""
@@ -51,6 +54,7 @@ class Joints:
     def __init__(self, joints: Sequence[str], scale: np.ndarray):
         self.joints, self.scale = tuple(joints), np.asarray(scale, float)
         self.prior = np.zeros((len(FRICTION) * len(self.joints), 1))
+        self.lowest = np.tile(list(FRICTION.values()), len(self.joints))[:, None]
 
     def rows(self, motion: Motion) -> np.ndarray:
         """Return `(T J, P)`, each joint's rows divided by its scale."""
@@ -119,6 +123,8 @@ class RigidBodies(Joints):
         bodies = [self.model.inertias[i].toDynamicParameters()
                   for i in range(1, self.model.njoints)]
         self.prior = np.concatenate((*bodies, self.prior[:, 0]))[:, None]
+        free = np.full((len(self.prior) - len(self.lowest), 1), -np.inf)
+        self.lowest = np.concatenate((free, self.lowest))
 
     def rows(self, motion: Motion) -> np.ndarray:
         """Return `(T J, P)`, each joint's rows divided by its scale."""
@@ -155,6 +161,7 @@ class Features:
         pairs = count * (count - 1) // 2
         self.prior = np.zeros((1 + 5 * count + 4 * pairs + 2 * count * count
                                + pairs + count, count))
+        self.lowest = np.full_like(self.prior, -np.inf)
 
     def rows(self, motion: Motion) -> np.ndarray:
         """Return `(T, P)`."""
@@ -217,33 +224,53 @@ def predict(model: InverseDynamics, parameters: np.ndarray, motion: Motion) -> n
     return model.torques(model.rows(motion) @ parameters)
 
 
-def fit(sums: Sums, prior: np.ndarray, ridge: float) -> np.ndarray:
+def fit(model: InverseDynamics, sums: Sums, ridge: float) -> np.ndarray:
     """
-    Return parameters `(P, K)` by least squares that stay near the prior.
+    Return parameters `(P, K)` by least squares that stay near the prior, none below its lowest.
 
+    :param model: gives the prior.
     :param sums: of the recordings.
-    :param prior: `(P, K)`.
     :param ridge: how near: 1 weighs a parameter's distance as much as all of the data. Every
         parameter is measured by the torque it causes in the data, so units do not matter.
     """
+    prior, lowest = model.prior, model.lowest
     size = np.sqrt(np.diag(sums.gram))
-    size = np.where(size > 1e-9 * size.max(), size, np.inf)     # never moved: stays at the prior
+    moved = size > 1e-9 * size.max()        # the others stay at the prior
+    size = np.where(moved, size, np.inf)
     gram = sums.gram / np.outer(size, size) + ridge * np.eye(len(size))
     short = (sums.moment - sums.gram @ prior) / size[:, None]
-    return prior + np.linalg.solve(gram, short) / size[:, None]
+    change = np.linalg.solve(gram, short)
+    for column in np.flatnonzero((prior + change / size[:, None] < lowest).any(0)):
+        room = np.where(moved, (lowest - prior)[:, column] * np.where(moved, size, 1.0), -np.inf)
+        change[:, column] = _bounded(gram, short[:, column], room)
+    return prior + change / size[:, None]
 
 
-def choose_ridge(parts: Sequence[Sums], prior: np.ndarray,
-                 ridges: Sequence[float] = tuple(10.0 ** np.arange(-10.0, 0.0))) -> float:
+def _bounded(gram: np.ndarray, right: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Return what minimises `x' gram x / 2 - right' x` with x at least `low`."""
+    import daqp
+
+    count = len(right)
+    answer, _, flag, _ = daqp.solve(
+        np.ascontiguousarray(gram), -right, np.zeros((0, count)), np.full(count, 1e30),
+        np.maximum(low, -1e30), np.zeros(count, dtype=np.int32))
+    if flag < 1:
+        raise MotionError('expected parameters within their bounds, came none (DAQP says '
+                          f'{flag}); record motions in which every joint moves')
+    return answer
+
+
+def choose_ridge(model: InverseDynamics, parts: Sequence[Sums],
+                 ridges: Sequence[float] = tuple(10.0 ** np.arange(-8.0, 0.0))) -> float:
     """
     Return the ridge whose fits predict best what was left out.
 
-    :param parts: sums of recordings, each left out once; with a single part the smallest ridge
-        but two is taken on trust.
+    :param parts: sums of recordings, each left out once; a single part is taken on trust, with
+        the smallest ridge.
     """
     if len(parts) < 2:
-        return ridges[2]
+        return ridges[0]
     total = sum(parts[1:], parts[0])
-    errors = [sum(part.error(fit(total - part, prior, ridge)) for part in parts)
+    errors = [sum(part.error(fit(model, total - part, ridge)) for part in parts)
               for ridge in ridges]
     return ridges[int(np.argmin(errors))]

@@ -1,6 +1,7 @@
 """Torques of an arm whose parameters are known: found again, and errors that are not flattered."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from liquid_trainer.identify import (  # noqa: E402
 )
 from liquid_trainer.inverse_dynamics import (  # noqa: E402
     SLOW,
+    Joints,
     RigidBodies,
+    Sums,
     choose_ridge,
     fit,
     gather,
@@ -136,13 +139,24 @@ def test_what_never_moved_stays_at_the_description():
     still = make_motions('still', JOINTS, times, 0 * q + 0.3, 0 * v, 0 * v, 0.05)[0]
     still = make_motions('still', JOINTS, times, still.position, still.velocity,
                          predict(model, model.prior, still), 0.05)[0]
-    parameters = fit(gather(model, still), model.prior, 1e-6)
+    parameters = fit(model, gather(model, still), 1e-6)
     assert parameters == pytest.approx(model.prior, abs=1e-6)
+
+
+def test_friction_never_pushes():
+    model = Joints(('a', 'b'), np.ones(2))
+    rng = np.random.default_rng(0)
+    speed = rng.normal(size=(500, 2))
+    # Whatever is measured along with the first joint's motion, it is not negative friction.
+    motion = make_motions('m', ('a', 'b'), np.arange(500) / 100, 0 * speed, speed,
+                          speed * [-2.0, 3.0], 0.05)[0]
+    found = model.friction(fit(model, gather(model, motion), 1e-8))
+    assert abs(found['a']['viscous']) < 1e-12 and abs(found['a']['coulomb']) < 1e-12
+    assert found['b']['viscous'] == pytest.approx(3.0, rel=1e-4)
 
 
 def test_the_ridge_that_predicts_is_chosen():
     rng = np.random.default_rng(0)
-    from liquid_trainer.inverse_dynamics import Sums
     truth = np.zeros((40, 1))
     truth[0] = 1.0
     parts = []
@@ -151,7 +165,8 @@ def test_the_ridge_that_predicts_is_chosen():
         targets = rows @ truth + rng.normal(size=(12, 1))
         parts.append(Sums(rows.T @ rows, rows.T @ targets, float((targets ** 2).sum())))
     # 60 noisy samples of 40 parameters: without a ridge the noise is learned.
-    assert choose_ridge(parts, np.zeros((40, 1))) > 1e-3
+    model = SimpleNamespace(prior=np.zeros((40, 1)), lowest=np.full((40, 1), -np.inf))
+    assert choose_ridge(model, parts) > 1e-3
     assert parts[0].error(truth) == pytest.approx(
         (parts[0] + parts[1] - parts[1]).error(truth))
 
