@@ -105,15 +105,19 @@ class OdeCore(Core):
 
     def _integrate(self, projected: Tensor, elapsed: Tensor, state: Tensor) -> Tensor:
         # Every row has a time of its own, so all run from 0 to 1 at a speed of their own.
-        library = _torchdiffeq()
-        field = _Field(self, projected, elapsed)
-        solve = library.odeint_adjoint if self.adjoint else library.odeint
+        library, field = _torchdiffeq(), _Field(self)
+        # What is held is part of what is integrated: the adjoint equation then finds its
+        # gradient without following it into the graph that it came from.
+        parts = (state, projected, elapsed)
+        given = {'method': 'dopri5', 'rtol': self.tolerance, 'atol': self.tolerance,
+                 'options': {'norm': lambda parts: parts[0].square().mean().sqrt()}}
         times = elapsed.new_tensor([0.0, 1.0])
-        more = {}
         if self.adjoint:
-            more['adjoint_params'] = (*self.parameters(), projected, elapsed)
-        return solve(field, state, times, rtol=self.tolerance, atol=self.tolerance,
-                     method='dopri5', **more)[-1]
+            found = library.odeint_adjoint(field, parts, times,
+                                           adjoint_params=tuple(self.parameters()), **given)
+        else:
+            found = library.odeint(field, parts, times, **given)
+        return found[0][-1]
 
     def fast(self, projected: Tensor, elapsed: Tensor, state: Tensor,
              mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -128,14 +132,16 @@ class OdeCore(Core):
 
 
 class _Field(nn.Module):
-    """The derivative over a step that lasts from 0 to 1."""
+    """The derivative over a step that lasts from 0 to 1; inputs and elapsed times are held."""
 
-    def __init__(self, core: OdeCore, projected: Tensor, elapsed: Tensor):
+    def __init__(self, core: OdeCore):
         super().__init__()
-        self.core, self.projected, self.elapsed = core, projected, elapsed
+        self.core = core
 
-    def forward(self, time: Tensor, state: Tensor) -> Tensor:
-        return self.elapsed * self.core.derivative(self.projected, state)
+    def forward(self, time: Tensor, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        state, projected, elapsed = parts
+        return (elapsed * self.core.derivative(projected, state), torch.zeros_like(projected),
+                torch.zeros_like(elapsed))
 
 
 class _OdeCell:
