@@ -89,5 +89,7 @@ def _solve(
 ) -> tuple[np.ndarray, int]:
     """DAQP's answer and exit flag; above 0 is solved."""
     import daqp
-    answer, _, flag, _ = daqp.solve(metric, linear, matrix, high, low, sense)
+    # DAQP stops at violations of 1e-6 of its own accord, which the check of hard rows refuses.
+    answer, _, flag, _ = daqp.solve(
+        metric, linear, matrix, high, low, sense, primal_tol=TOLERANCE)
     return np.asarray(answer, dtype=float), int(flag)
