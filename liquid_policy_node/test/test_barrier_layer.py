@@ -220,3 +220,28 @@ def test_gains_of_a_wrong_shape_are_refused():
         unicycle(2, ((1.0, 0.0),))
     with pytest.raises(ValueError, match=r'gains: expected \(5, 1, 2\)'):
         unicycle()(torch.rand(5, 4), torch.ones(5, 2))
+
+
+def test_the_layer_and_the_filter_agree_on_a_thousand_programmes():
+    pytest.importorskip('daqp')
+    from liquid_policy.barrier_qp import nearest_command
+    from liquid_policy.barrier_rows import LinearConstraints
+
+    rng = np.random.default_rng(7029)
+    count, size, coupled = 1000, 6, 24
+    matrix = rng.normal(size=(count, coupled, size)) * 10.0 ** rng.uniform(-2, 2, (count, coupled,
+                                                                                  1))
+    matrix = np.concatenate((np.broadcast_to(np.eye(size), (count, size, size)), matrix), 1)
+    inner = rng.uniform(-1, 1, (count, size))
+    value, length = np.einsum('bmn,bn->bm', matrix, inner), np.linalg.norm(matrix, axis=2)
+    low = value - length * rng.uniform(0.05, 2, value.shape)
+    high = value + length * rng.uniform(0.05, 2, value.shape)
+    proposal = inner + rng.normal(size=inner.shape) * 2.0
+    weight = 10.0 ** rng.uniform(-1, 1, (count, size))
+    found = project(*(torch.from_numpy(item) for item in (proposal, matrix, low, high, weight)))
+    names, hard = tuple(f'row {i}' for i in range(size + coupled)), np.zeros(size + coupled, int)
+    for index in range(count):
+        rows = LinearConstraints(matrix[index], low[index], high[index], names, hard)
+        command = nearest_command(proposal[index], rows, weight[index]).command
+        assert command is not None
+        assert found.action[index].numpy() == pytest.approx(command, abs=1e-6)
