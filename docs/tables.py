@@ -120,17 +120,17 @@ def conveyor_table() -> str:
     :return: Markdown.
     """
     rows = [json.loads(line) for line in CONVEYOR.read_text(encoding='utf-8').splitlines()]
-    lines = ['| policy | conditions | picked | 95 % interval | parts | mean position error |',
+    lines = ['| policy | conditions | picked | 95 % interval | parts | proposals the filter changed |',
              '|---|---|---|---|---|---|']
-    for row in rows:
-        if row['figure'] != 'success':
-            continue
-        error = next((f'{1e3 * other["value"]:.0f} mm' for other in rows
-                      if other['figure'] == 'pose_error'
-                      and (other['policy'], other['task']) == (row['policy'], row['task'])), '—')
+    for row in sorted((row for row in rows if row['figure'] == 'success'),
+                      key=lambda row: -row['value']):
+        changed = next((f'{other["value"]:.1%}' for other in rows
+                        if other['figure'] == 'interventions'
+                        and (other['policy'], other['task']) == (row['policy'], row['task'])),
+                       '—')
         lines.append(
             f'| {row["policy"]} | {row["task"]} | {row["value"]:.1%} | '
-            f'{row["low"]:.1%} … {row["high"]:.1%} | {row["n"]} | {error} |')
+            f'{row["low"]:.1%} … {row["high"]:.1%} | {row["n"]} | {changed} |')
     return '\n'.join(lines)
 
 

@@ -220,12 +220,12 @@ def main(argv=None) -> int:
 
 
 def append_rows(path: Path, rows: list[dict]) -> None:
-    """Add figures to a JSON lines file; those of the same policy and task are replaced."""
+    """Add figures to a JSON lines file; all earlier ones of the same policy and task go."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.exists() else []
     known = [json.loads(line) for line in lines]
-    new = {(row['figure'], row['task'], row['policy']) for row in rows}
-    kept = [row for row in known if (row['figure'], row['task'], row['policy']) not in new]
+    new = {(row['task'], row['policy']) for row in rows}
+    kept = [row for row in known if (row['task'], row['policy']) not in new]
     path.write_text(''.join(json.dumps(row) + '\n' for row in kept + rows))
 
 
