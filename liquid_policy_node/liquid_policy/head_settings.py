@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -212,6 +213,26 @@ def head_settings(values: Any) -> HeadSettings:
     require(kind in HEADS, 'head.kind', kind, f'one of {", ".join(HEADS)}')
     rest = {name: value for name, value in values.items() if name != 'kind'}
     return build(HEADS[str(kind)], rest, str(kind))
+
+
+def option_values(options: Sequence[str], where: str) -> dict[str, Any]:
+    """
+    Return settings given as texts such as `components=16`, by name.
+
+    A value is read as JSON (numbers, lists, true and false), and as a text where it is none.
+
+    :param where: what an error says the options are of.
+    :raises SettingsError: if one has no name or no value.
+    """
+    found = {}
+    for option in options:
+        name, mark, value = option.partition('=')
+        require(bool(name and mark and value), where, option, 'NAME=VALUE')
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 def head_values(policy: Mapping[str, Any]) -> Mapping[str, Any]:

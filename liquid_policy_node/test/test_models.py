@@ -104,3 +104,32 @@ def test_a_checkpoint_of_another_robot_is_refused_with_every_difference(
     with pytest.raises(CheckpointError, match='(?s)another robot.*rate.*imu') as caught:
         load_for(interface, make_checkpoint('foreign', interface=other))
     assert 'imu/raw' in str(caught.value)
+
+
+@pytest.mark.parametrize('kind', ['deterministic', 'imle', 'flow', 'diffusion'])
+def test_any_head_runs_in_the_policy_node(untrained, kind):
+    """A sampling head's samples come out as equally heavy, narrow components."""
+    pytest.importorskip('torch')
+    from liquid_policy.export import export_observe, export_step, to_policy
+    from liquid_policy.head_settings import head_settings
+    from liquid_policy.policy import Policy
+
+    small = {'hidden': 16, 'horizon': 4}
+    if kind != 'deterministic':
+        small |= {'samples': 3, 'network': 'mlp', 'width': 16, 'depth': 1}
+    if kind == 'diffusion':
+        small |= {'schedule': 'ddim', 'steps': 2}
+    settings = replace(to_policy(untrained).settings, head=head_settings({'kind': kind, **small}))
+    policy = Policy(settings).eval()
+    model = Model(replace(untrained, settings=settings.to_dict(), exports={
+        **untrained.exports, 'step.onnx': export_step(policy),
+        'observe.onnx': export_observe(policy)}), 'nowhere')
+    for inputs in make_inputs(4):
+        step = model.step(inputs)
+    count = 1 if kind == 'deterministic' else 3
+    assert step.distribution.means.shape == (count, 4, 9)
+    np.testing.assert_allclose(step.distribution.weights, 1 / count, rtol=1e-6)
+    np.testing.assert_allclose(step.distribution.scales, 0.05, rtol=1e-6)
+    # The one that goes on with the last plan was chosen, within the actions' ranges.
+    np.testing.assert_allclose(step.chosen[:, :6], step.distribution.means[step.component, :, :6])
+    assert model.dt == settings.head.dt

@@ -19,12 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from tqdm import tqdm
 
 from liquid_policy.core_settings import ALIASES, CORES, core_settings
 from liquid_policy.export import to_checkpoint
-from liquid_policy.head_settings import HEADS, SettingsError, head_settings
+from liquid_policy.head_settings import (
+    HEADS,
+    build,
+    head_settings,
+    option_values,
+    require,
+)
 from liquid_policy.policy import Policy
 from liquid_policy.settings import PolicySettings
 from liquid_sim.evaluate import commit
@@ -45,13 +50,11 @@ def parse_settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
     :raises SettingsError: if one is not of that form.
     """
     found: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
-    for pair in pairs:
-        key, equals, value = pair.partition('=')
+    for key, value in option_values(pairs, '--set').items():
         part, dot, name = key.partition('.')
-        if not (equals and dot and part in found):
-            raise SettingsError(f'--set: expected core.NAME=VALUE, head.NAME=VALUE or '
-                                f'learning.NAME=VALUE, came {pair!r}')
-        found[part][name] = yaml.safe_load(value)
+        require(bool(dot and name) and part in found, '--set', f'{key}={value}',
+                'core.NAME=VALUE, head.NAME=VALUE or learning.NAME=VALUE')
+        found[part][name] = value
     return found
 
 
@@ -74,14 +77,7 @@ def policy_settings(task: Task, core: str, head: str,
 
 def learning_settings(given: dict[str, Any], seed: int) -> TaskLearningSettings:
     """Return the settings of learning, some of them given."""
-    known = TaskLearningSettings.__dataclass_fields__
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise SettingsError(f'learning: unknown setting {unknown[0]!r}; known are '
-                            f'{", ".join(known)}')
-    values = {name: float(value) if known[name].type == 'float' else value
-              for name, value in given.items()}      # YAML reads 1e-3 as text
-    return TaskLearningSettings(**{'seed': seed, **values})
+    return build(TaskLearningSettings, {'seed': seed, **given}, 'learning')
 
 
 def read_episodes(task: Task, data: Path, settings: TaskLearningSettings, share: float = 1.0,
@@ -203,7 +199,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--data', required=True, type=Path, help='published demonstrations')
     parser.add_argument('--output', required=True, type=Path, help='folder to write')
     parser.add_argument('--core', default='cfc', choices=(*CORES, *ALIASES))
-    parser.add_argument('--head', default='mixture', choices=tuple(HEADS))
+    parser.add_argument('--head', default='mixture', choices=HEADS)
     parser.add_argument('--set', nargs='+', default=[], metavar='PART.NAME=VALUE',
                         help='settings of core, head and learning')
     parser.add_argument('--share', type=float, default=1.0, help='of the episodes to learn from')

@@ -21,6 +21,7 @@ from liquid_policy.checkpoint import load_checkpoint
 from liquid_policy.core_settings import ALIASES, CORES, core_settings
 from liquid_policy.export import to_checkpoint, to_policy
 from liquid_policy.features import load_published
+from liquid_policy.head_settings import HEADS, head_settings, option_values
 from liquid_policy.interface import Interface, load_interface
 from liquid_policy.policy import Policy
 from liquid_policy.settings import EncoderSettings, PolicySettings
@@ -284,13 +285,16 @@ def keep_memory() -> None:
 
 
 def build_policy(interface: Interface, core: str, width: float = 0.5,
-                 core_options: Sequence[str] = ()) -> Policy:
+                 core_options: Sequence[str] = (), head: str = 'mixture',
+                 head_options: Sequence[str] = ()) -> Policy:
     """
     Return an untrained policy that fits the interface.
 
     :param core: a core's name, or an older name of one.
     :param width: the encoder's.
     :param core_options: such as `units=32`; the fields of `CoreSettings`.
+    :param head: a head's name.
+    :param head_options: such as `components=8`; the fields of its settings.
     :raises ValueError: if an option is bad, or the interface has no images to learn from.
     """
     images = list(interface.images.values())
@@ -303,7 +307,9 @@ def build_policy(interface: Interface, core: str, width: float = 0.5,
                                  action_size=interface.action_size,
                                  target_size=interface.target_size, encoder=encoder,
                                  core=core_settings(core, core_options,
-                                                    unit_time=1.0 / interface.rate)))
+                                                    unit_time=1.0 / interface.rate),
+                                 head=head_settings({**option_values(head_options, 'head'),
+                                                     'kind': head})))
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -320,6 +326,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                         help='recurrent core')
     parser.add_argument('--core-options', nargs='+', default=[], metavar='NAME=VALUE',
                         help='of the core, such as units=19 wiring=ncp')
+    parser.add_argument('--head', default='mixture', choices=HEADS, help='action head')
+    parser.add_argument('--head-options', nargs='+', default=[], metavar='NAME=VALUE',
+                        help='of the head, such as components=8 rank=2')
     parser.add_argument('--minutes', type=float, default=sum(default.minutes),
                         help='time for all stages')
     parser.add_argument('--stage-minutes', default=None,
@@ -400,7 +409,8 @@ def main(argv: list[str] | None = None) -> int:
             None if arguments.quiet else lambda done, of: print(
                 f'\rbags decoded: {done}/{of}', end='\n' if done == of else '', flush=True))
         policy = _start_from(build_policy(interface, arguments.core, arguments.width,
-                                          arguments.core_options), arguments)
+                                          arguments.core_options, arguments.head,
+                                          arguments.head_options), arguments)
         settings = arguments.settings
         if arguments.resume:
             kept = read_extra(arguments.output / 'resume.safetensors')['settings']

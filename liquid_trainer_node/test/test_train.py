@@ -97,6 +97,23 @@ def test_killed_training_goes_on_to_the_same_result(episodes, finished, tmp_path
         np.testing.assert_array_equal(came[name], value, err_msg=name)
 
 
+def test_any_head_learns_from_bags(episodes, tmp_path):
+    robot = load_interface(INTERFACE)
+    policy = build_policy(robot, 'cfc', 0.1, head='imle', head_options=[
+        'samples=2', 'candidates=3', 'width=16', 'depth=1', 'horizon=4'])
+    settings = dataclasses.replace(SETTINGS, steps=(0, 2, 0))
+    checkpoint = load_checkpoint(Training(episodes, robot, policy, settings, tmp_path,
+                                          quiet=True).run())
+    assert checkpoint.card['policy'] == 'cfc+imle'
+    assert np.isfinite(checkpoint.card['held_out']['nll'])
+    runtime = PolicyRuntime(checkpoint)
+    _, answer = runtime.step(np.zeros(128), np.zeros(robot.vector_size), 0.01,
+                             runtime.initial_state())
+    assert answer.means.shape == (2, 4, 9)
+    with pytest.raises(ValueError, match="imle: unknown setting 'speed'"):
+        build_policy(robot, 'cfc', 0.1, head='imle', head_options=['speed=1'])
+
+
 def test_finished_training_resumes_to_nothing_but_its_checkpoint(episodes, finished):
     output, path = finished
     before = load_checkpoint(path).weights
