@@ -30,7 +30,7 @@ from liquid_trainer.inverse_dynamics import (
     gather,
     predict,
 )
-from liquid_trainer.motions import Motion, MotionError, read_motions
+from liquid_trainer.motions import Motion, MotionError, cut_motions, read_motions
 
 _PATH = 60          # points of a motion that are compared with those of another
 _NEAR = 0.2         # states closer than this, in standard deviations per number, are alike
@@ -183,7 +183,7 @@ def identify(motions: Sequence[Motion], groups: np.ndarray, urdf: str | None = N
     settings = settings or IdentifySettings()
     if groups.max() < 1:
         raise MotionError('expected at least two motions, to judge one by the other, came one; '
-                          'record more, or with pauses between them')
+                          'record more, or cut it into shorter ones with --longest')
     measured, joints = _measured(motions), motions[0].joints
     scale = np.maximum(np.sqrt((measured ** 2).mean(0)), 1e-6)
     found: list[Judgement] = []
@@ -301,14 +301,17 @@ def main(argv: list[str] | None = None) -> int:
                         help='share of held-out samples within the margin')
     parser.add_argument('--window', type=float, default=0.1,
                         help='accelerations are slopes of the speed over this time [s]')
+    parser.add_argument('--longest', type=float, default=5.0,
+                        help='longer motions are cut into pieces, judged one by the others [s]')
     parser.add_argument('--output', type=Path, default=Path('torque_margin.yaml'),
                         help='file to write')
     parser.add_argument('--plot', type=Path, help='picture of predicted and measured torque')
     arguments = parser.parse_args(argv)
     try:
         settings = IdentifySettings(quantile=arguments.quantile)
-        motions = read_motions(arguments.recordings, arguments.joints, arguments.topic,
-                               arguments.window)
+        motions = cut_motions(read_motions(arguments.recordings, arguments.joints,
+                                           arguments.topic, arguments.window),
+                              arguments.longest)
         groups = like_motions(motions)
         urdf = load_urdf(arguments.urdf) if arguments.urdf else None
         limits = joint_limits(urdf) if urdf else {}

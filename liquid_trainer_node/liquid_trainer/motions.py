@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +113,21 @@ def make_motions(name: str, joints: Sequence[str], times: np.ndarray, position: 
         motions.append(Motion(label, tuple(joints), period, even[0], even[1],
                               smooth_derivative(even[1], period, window), even[2]))
     return motions
+
+
+def cut_motions(motions: Sequence[Motion], longest: float) -> list[Motion]:
+    """
+    Cut motions into equal pieces no longer than this, so that one can be judged by the others.
+
+    :param longest: piece [s].
+    """
+    pieces = []
+    for motion in motions:
+        count = int(np.ceil(len(motion) * motion.period / longest))
+        for index, rows in enumerate(np.array_split(np.arange(len(motion)), max(count, 1))):
+            piece = motion.take(rows)
+            pieces.append(piece if count < 2 else replace(piece, name=f'{motion.name}/{index}'))
+    return pieces
 
 
 def read_motions(paths: Sequence[str | Path], joints: Sequence[str] = (),

@@ -29,6 +29,7 @@ from liquid_trainer.inverse_dynamics import (  # noqa: E402
 from liquid_trainer.message_types import new_message  # noqa: E402
 from liquid_trainer.motions import (  # noqa: E402
     MotionError,
+    cut_motions,
     make_motions,
     read_motions,
     smooth_derivative,
@@ -196,6 +197,14 @@ def test_pauses_cut_and_uneven_stamps_are_evened():
     stamps = times[0] + first.period * np.arange(200)
     wanted = np.interp(stamps, times, q[:, 0])
     assert first.position[:200, 0] == pytest.approx(wanted, abs=1e-3)
+
+
+def test_long_motions_are_cut_into_equal_pieces(motions):
+    pieces = cut_motions(motions[:1], 2.0)      # of 5 s
+    assert [len(piece) for piece in pieces] == [167, 167, 166]
+    assert [piece.name for piece in pieces] == ['m0/0', 'm0/1', 'm0/2']
+    assert np.array_equal(np.concatenate([piece.effort for piece in pieces]), motions[0].effort)
+    assert cut_motions(motions[:1], 60.0)[0].name == 'm0'
 
 
 def write_bag(path: Path, number: int) -> None:

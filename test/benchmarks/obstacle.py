@@ -2,8 +2,9 @@
 What does training with the barrier give, next to a filter afterwards and to nothing at all?
 
 Robots of `liquid_sim.obstacle_task` learn from the same demonstrations; every arm begins with the
-same random weights and sees the same batches; `mlp-long` goes on for five times as many. They drive the same new episodes, with the disc they
-learned beside (radius 6 m) and with a larger one (8 m) that only the barrier is told of. Run it as
+same random weights and sees the same batches; `mlp-long` goes on for five times as many. They
+drive the same new episodes, with the disc they learned beside (radius 6 m) and with a larger one
+(8 m) that only the barrier is told of. Run it as
 `docker/in_environment.sh python3 test/benchmarks/obstacle.py`: minutes on one core.
 """
 
