@@ -36,10 +36,8 @@ class _Step(_Observe):
     """The whole policy step; heads that draw samples take their noise last."""
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        noise = None
-        if self.policy.head.noise_shape:
-            *inputs, noise = inputs
-        *observed, elapsed, state = inputs
+        noise = inputs[-1] if self.policy.head.noise_shape else None
+        *observed, elapsed, state = inputs if noise is None else inputs[:-1]
         after, answer = self.policy.step(torch.cat(observed, 1), elapsed, state, noise)
         mixture = answer.mixture
         return (after, mixture.weights, mixture.means, mixture.deviations, answer.estimate_mean,

@@ -88,7 +88,8 @@ class Policy(nn.Module):
     def __init__(self, settings: PolicySettings | None = None):
         super().__init__()
         self.settings = settings = settings or PolicySettings()
-        self.encoder = Encoder(settings.encoder) if settings.encoder else None
+        # Whoever asks for features has images, and then it is an encoder.
+        self.encoder: Any = Encoder(settings.encoder) if settings.encoder else None
         self.input_scaling = Scaling(settings.input_size)
         self.action_scaling = Scaling(settings.action_size)
         self.target_scaling = Scaling(settings.target_size)

@@ -109,13 +109,13 @@ def fit_scaling(policy: Policy, data: Demonstrations, action_units: tuple[str, .
     known = np.isfinite(data.targets).any(0)
     if known.all() and data.targets.shape[1]:
         policy.target_scaling.fit(data.targets, least(target_units))
-    size = policy.settings.encoder.size
+    size = policy.settings.feature_size
     policy.input_scaling.center[size:], policy.input_scaling.scale[size:] = _scales(data.vectors)
 
 
 def fit_feature_scaling(policy: Policy, features: np.ndarray) -> None:
     """Set the policy's scales of features from those of the demonstrations' images."""
-    size = policy.settings.encoder.size
+    size = policy.settings.feature_size
     policy.input_scaling.center[:size], policy.input_scaling.scale[:size] = _scales(features)
 
 
@@ -172,7 +172,7 @@ class Learner:
         self.policy, self.data, self.settings = policy, data, settings
         torch.manual_seed(settings.seed)
         made = policy.settings
-        self.frame_head = FrameHead(made.encoder.size, made.vector_size, made.target_size,
+        self.frame_head = FrameHead(made.feature_size, made.vector_size, made.target_size,
                                     made.action_size, tuple(where))
         self.policy.encoder.to(memory_format=torch.channels_last)
         self.safe: SafeActions | None = None        # makes actions safe before they are judged
@@ -286,7 +286,7 @@ class Learner:
 
     def _frame_terms(self, features: Tensor, rows: np.ndarray):
         data, policy = self.data, self.policy
-        size = policy.settings.encoder.size
+        size = policy.settings.feature_size
         used = data.frame_used[rows]
         vector = (torch.from_numpy(data.vectors[used]) - policy.input_scaling.center[size:]) \
             / policy.input_scaling.scale[size:]

@@ -193,7 +193,7 @@ class Training:
 
         features = encode_images(self.policy, self.data, seed=self.settings.seed + 1,
                                  progress=show)
-        size = self.policy.settings.encoder.size
+        size = self.policy.settings.feature_size
         never = bool((self.policy.input_scaling.scale[:size] == 1.0).all())
         if refit and (never or not self._scaled):
             fit_feature_scaling(self.policy, features)

@@ -163,7 +163,7 @@ class PushT:
 
     def picture(self) -> np.ndarray:
         """Return the table from above."""
-        return self._env.render()
+        return np.asarray(self._env.render())
 
     def close(self) -> None:
         """Give everything back."""
