@@ -3,7 +3,8 @@ How long do one image and one policy step take, next to the cells that others us
 
 Everything runs in turn, block by block, on one thread of one process, so that all see the same
 machine. The exported step holds normalisation, core, mixture head and estimate; the cells of
-ncps are the bare cell, 140 numbers to 64 units, without a head. Run it as
+ncps are the bare cell, 140 numbers to 64 units, without a head. Cores have 64
+units where a task names no other number. Run it as
 `docker/in_environment.sh python3 test/benchmarks/step_latency.py`; `--checkpoint` measures a
 trained policy in place of untrained ones of every core.
 """
@@ -35,6 +36,9 @@ from liquid_trainer.train import build_policy
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent / 'results' / 'step_latency.jsonl'
 INPUTS, UNITS = 140, 64
+# Beside every core as it is: other sizes and solvers, by core and its options.
+VARIANTS = [('cfc', ['units=32']), ('cfc', ['units=128']), ('cfc', ['units=19', 'wiring=ncp']),
+            ('ode', ['units=32']), ('ode', ['units=128']), ('ode', ['solver=euler'])]
 
 
 def step_of(checkpoint: Checkpoint) -> Callable[[], None]:
@@ -51,6 +55,13 @@ def step_of(checkpoint: Checkpoint) -> Callable[[], None]:
         keeper.choose(answer, 0.01)
 
     return step
+
+
+def label(checkpoint: Checkpoint) -> str:
+    """Return a policy's name, followed by its units where they are not the usual ones."""
+    settings = PolicySettings.from_dict(checkpoint.settings)
+    units = settings.core.units
+    return settings.name if units == UNITS else f'{settings.name} {units}'
 
 
 def encoder_of(checkpoint: Checkpoint) -> Callable[[], None]:
@@ -125,9 +136,10 @@ def main() -> None:
     interface = load_interface(REPOSITORY / 'config' / 'manipulator.interface.yaml')
     torch.manual_seed(0)
     checkpoints = [load_checkpoint(options.checkpoint)] if options.checkpoint else [
-        to_checkpoint(build_policy(interface, core).eval(), interface, core)
-        for core in (*CORES, *ALIASES)]
-    steps = {PolicySettings.from_dict(c.settings).name: step_of(c) for c in checkpoints} | cells()
+        to_checkpoint(build_policy(interface, core, width, given).eval(), interface, core)
+        for core, given, width in [*((core, [], 0.5) for core in (*CORES, *ALIASES)),
+                                   *((core, given, 0.1) for core, given in VARIANTS)]]
+    steps = {label(c): step_of(c) for c in checkpoints} | cells()
     times = measure(steps, options.count)
     times |= {'encoder': measure({'encoder': encoder_of(checkpoints[0])},
                                  options.count // 10)['encoder']}
@@ -137,13 +149,15 @@ def main() -> None:
     commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=REPOSITORY, text=True,
                             capture_output=True).stdout.strip()
     rows = []
-    print(f'{"":>14} {"n":>6} {"median":>10} {"p95":>10} {"p99":>10}')
+    print(f'{"":>20} {"":>4} {"n":>6} {"median":>10} {"p95":>10} {"p99":>10}')
     for name, values in times.items():
-        shared = {'task': 'manipulator', 'policy': name, 'n': len(values), 'seeds': 1,
+        name, _, units = name.partition(' ')
+        task = f'manipulator_{units}_units' if units else 'manipulator'
+        shared = {'task': task, 'policy': name, 'n': len(values), 'seeds': 1,
                   'preset': 'one_thread', 'commit': commit, 'machine': machine,
                   'date': date.today().isoformat()}
         figure = 'encoder' if name == 'encoder' else 'step'
-        print(f'{name:>14} {len(values):>6}', *(
+        print(f'{name:>20} {units or UNITS:>4} {len(values):>6}', *(
             f'{1e6 * np.percentile(values, share):>7.1f} us' for share in (50, 95, 99)))
         for share in (50, 99):
             value, low, high = interval(lambda v, share=share: np.percentile(v, share), values)
