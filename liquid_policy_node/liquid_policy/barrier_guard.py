@@ -41,6 +41,9 @@ EDGE = 1e-9            # of rows and excess, for rounding
 # Share of a reference's excess by which limits that are not linear are tightened in their rows:
 # what linearising leaves out is smaller, so one programme suffices as a rule.
 BACKOFF = 0.1
+# Share of the tool's speed kept free: while the delay is unknown so is the posture, and with it
+# what a joint's speed does to the tool.
+POSTURE = 0.03
 STEP_BACK = 2e-4       # [m]; at least that much for distances, so that the search ends soon
 # Samples of the manoeuvre at which its forces are looked at, and at which sample what brakes there
 # is read: begin and middle of the braking, just before rest, at rest.
@@ -68,6 +71,29 @@ def separation_speed(spec: SeparationSpec, distance: float) -> float:
     half = spec.reaction * spec.deceleration + spec.human_speed
     return float(2.0 * room * spec.deceleration / (
         half + np.sqrt(half * half + 2.0 * room * spec.deceleration)))
+
+
+def fastest_between(velocity: np.ndarray) -> tuple[float, int]:
+    """
+    An upper bound of the speed anywhere along a manoeuvre.
+
+    Between two samples a velocity that changes linearly is nowhere faster than at the faster of
+    both. What it deviates from that, a joint that comes to rest in between included, is bounded by
+    a quarter of the second differences on both sides (a kink in the middle of a piece leaves the
+    chord by that much, a parabola by less). While the command is held only the posture changes,
+    for which, as for the posture's uncertainty, `POSTURE` is added.
+
+    :param velocity: at the samples of `hold_and_brake`, `(S, 3)` [m/s].
+    :return: the bound [m/s], and the sample at the faster end of the piece it is found in.
+    """
+    speed = np.sqrt((velocity * velocity).sum(axis=1))
+    second = velocity[3:] - 2.0 * velocity[2:-1] + velocity[1:-2]
+    bend = np.zeros(len(velocity))
+    bend[2:-1] = np.sqrt((second * second).sum(axis=1))
+    bound = np.maximum(speed[1:], speed[:-1]) * (1.0 + POSTURE)
+    bound[1:] += 0.25 * (bend[1:-1] + bend[2:])
+    piece = int(bound.argmax())
+    return float(bound[piece]), piece + int(speed[piece + 1] > speed[piece])
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,8 +298,7 @@ class RobotGuard:
             if self._pairs:
                 parts.append((-EDGE - path.room.min(axis=1)).ravel())
             if self._speed_limited:
-                fastest = np.sqrt((path.tool ** 2).sum(axis=1).max())
-                parts.append(np.array([fastest - self._allowed]))
+                parts.append(np.array([fastest_between(path.tool)[0] - self._allowed]))
         if self._dynamic:
             parts.append(self._force_excess(command))
         excess = np.concatenate(parts) if parts else np.zeros(0)
@@ -344,14 +369,12 @@ class RobotGuard:
         self, reference: np.ndarray, matrix: np.ndarray, high: np.ndarray, row: int,
     ) -> None:
         path, plan = self._follow(reference), self._plan(reference)
-        square = (path.tool ** 2).sum(axis=1)
-        sample = int(square.argmax())
-        fastest = float(np.sqrt(square[sample]))
+        fastest, sample = fastest_between(path.tool)
         if fastest < 1e-9 or not np.isfinite(self._allowed):
             return
         jacobian = self.model.point_jacobian(plan.configuration[sample], -1, self._size)
         changing = plan.manoeuvre.moving[sample] * self._stretch
-        gradient = (path.tool[sample] / fastest) @ jacobian * changing
+        gradient = path.tool[sample] @ jacobian * changing / fastest
         matrix[row] = gradient
         left = self._allowed * (1.0 - EDGE) - fastest
         high[row] = left - BACKOFF * max(-left, 0.0) + gradient @ reference

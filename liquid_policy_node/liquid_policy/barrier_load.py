@@ -54,6 +54,13 @@ def make_guard(
     :return: a `RobotGuard`.
     :raises LimitsError: for frames the URDF does not have, or limits the robot breaks at rest.
     """
+    try:
+        import daqp  # noqa: F401 - missing packages are to show now, not when it solves first
+        import pinocchio  # noqa: F401
+    except ImportError as error:
+        raise LimitsError(
+            f'the safety section needs {error.name} (rosdep pinocchio, pip install daqp)',
+        ) from error
     from liquid_policy.barrier_guard import RobotGuard
     model = RobotModel(
         urdf, limits.names, limits.joint, spec.points, spec.tool, spec.payload, base)

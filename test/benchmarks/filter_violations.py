@@ -191,8 +191,11 @@ def in_mujoco(trials: int) -> dict[str, float]:
         peaks = trial.peaks
         instants += 5 * len(trial.times)
         nearest = min(nearest, peaks.distance)
-        broken += (peaks.position < 0.0 or peaks.velocity > 1.0 or peaks.torque >= 1.0
-                   or peaks.distance < 0.0 or peaks.tool_speed > CELL.tool_speed * 1.05)
+        bad = (peaks.position < 0.0 or peaks.velocity > 1.0 or peaks.torque >= 1.0
+               or peaks.distance < 0.0 or peaks.tool_speed > CELL.tool_speed * 1.05)
+        broken += bad
+        if bad:
+            print(f'  {KINDS[index % len(KINDS)]}, seed {index}: {peaks}', flush=True)
     return {'states': instants, 'violations': broken, 'gap': nearest - CELL.distance_margin,
             'least_gap': nearest - CELL.distance_margin, 'gaps': trials}
 
