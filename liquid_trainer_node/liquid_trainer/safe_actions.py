@@ -4,7 +4,9 @@ The safety filter's constraints in training: what a policy proposes now is made 
 A policy that runs behind a filter is judged by what comes out of it. With `safe: barrier` so is
 training: the action of the present moment passes through the same constraints, as a differentiable
 layer, before it is compared with the demonstration. Later steps of a chunk are left alone: they
-are proposed anew before their time comes.
+are proposed anew before their time comes. So are the bounds of acceleration and jerk: they say how
+near an action must be to the one before, which in training is the demonstration's, and would give
+the answer away.
 
 Source: Xiao, Hasani, Li and Rus, BarrierNet, arXiv:2111.11277.
 """
@@ -31,6 +33,7 @@ from liquid_trainer.windows import Demonstrations
 
 # Heads whose answer is the actions themselves; others come to actions by sampling.
 PROJECTED_HEADS = ('mixture', 'deterministic')
+_FREE = 1e6         # an acceleration that bounds nothing; braking keeps its own
 _SOFT = 1e3         # price of breaking a soft row of priority 1; the greatest gives way first
 
 
@@ -51,7 +54,10 @@ class SafeActions:
     def __init__(self, interface: Interface, limits: Limits, data: Demonstrations,
                  settings: FilterSettings | None = None, guards: Sequence[Guard] = (),
                  rows: int = 256):
-        self.limits, self.data, self.guards, self.rows = limits, data, tuple(guards), rows
+        self.limits = dataclasses.replace(
+            limits, acceleration=np.where(np.isfinite(limits.acceleration), _FREE, np.inf),
+            jerk=np.full_like(limits.jerk, np.inf))
+        self.data, self.guards, self.rows = data, tuple(guards), rows
         self.settings = settings or FilterSettings()
         names = [name.rpartition('position.')[2] for name in interface.vector_names]
         self._columns = np.full(len(limits.names), -1)
@@ -73,7 +79,7 @@ class SafeActions:
         return cls(interface, loaded.limits, data, loaded.settings, loaded.guards)
 
     def constraints(self, tick: int) -> LinearConstraints:
-        """Return what the filter would enforce at a tick of the demonstrations."""
+        """Return what the filter would enforce at a tick, but for acceleration and jerk."""
         data = self.data
         first = tick in data.bounds[:-1]
         previous = data.actions[tick if first else tick - 1].astype(float)

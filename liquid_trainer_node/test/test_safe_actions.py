@@ -87,6 +87,10 @@ def mixture(actions: np.ndarray, horizon: int = 3) -> Mixture:
 def test_an_unsafe_first_step_is_what_the_filter_would_let_through(episodes, limits):
     data = Demonstrations(episodes)
     safe = SafeActions(ROBOT, limits, data)
+    elbow = limits.names.index('elbow_joint')
+    column = ROBOT.vector_names.index('joint_positions.position.elbow_joint')
+    data.vectors[40, column] = limits.upper[elbow] - 0.03
+    assert safe.constraints(40).high[elbow] < 0.3 * safe.constraints(5).high[elbow]
     ticks = np.array([0, 5, 40, 100])
     wanted = np.random.default_rng(1).normal(0, 3, (4, SIZE)).astype(np.float32)
     given = mixture(wanted)
@@ -97,10 +101,7 @@ def test_an_unsafe_first_step_is_what_the_filter_would_let_through(episodes, lim
         clipped = np.clip(wanted[row], rows.low, rows.high)      # a box: the nearest is clipping
         found = scaling().inverse(answer.means[row, 0, 0]).detach().numpy()
         assert found == pytest.approx(clipped, abs=1e-5)
-    # Acceleration bounds what may follow the demonstrated command before.
-    step = limits.acceleration * data.elapsed[5]
-    rows, before = safe.constraints(5), data.actions[4]
-    assert (rows.high <= np.where(limits.moving, before + step, np.inf) + 1e-6).all()
+        assert (rows.high <= limits.high).all() and (rows.low >= limits.low).all()
     assert torch.equal(answer.means[:, :, 1:], given.means[:, :, 1:])
     answer.means.sum().backward()
     assert torch.isfinite(given.means.grad).all()
@@ -110,7 +111,9 @@ def test_safe_answers_pass_bit_for_bit_with_their_gradients(episodes, limits):
     data = Demonstrations(episodes)
     safe = SafeActions(ROBOT, limits, data)
     ticks = np.arange(10, 20)
-    actions = data.actions[ticks - 1] * 0.999
+    # Far from the demonstrated command, but as fast as the joints may be.
+    actions = np.tile(0.5 * np.minimum(limits.high, 1.0), (10, 1)).astype(np.float32)
+    assert (np.abs(actions - data.actions[ticks - 1]) > limits.acceleration * 0.02).any()
     given = mixture(actions)
     given = dataclasses.replace(given, means=given.means[:, :1].detach().requires_grad_())
     answer, share = safe(given, ticks, scaling(), np.random.default_rng(0))
@@ -122,6 +125,7 @@ def test_safe_answers_pass_bit_for_bit_with_their_gradients(episodes, limits):
 def test_rows_of_the_whole_robot_hold_and_soft_ones_give_way(episodes, limits):
     data = Demonstrations(episodes)
     safe = SafeActions(ROBOT, limits, data, guards=(Sum(),))
+    assert safe.constraints(50).names[-2:] == Sum.names
     ticks = np.arange(50, 58)
     wanted = data.actions[ticks - 1].copy()
     wanted[:, :2] += 0.04
@@ -156,7 +160,7 @@ def test_training_with_the_barrier_learns_behind_it(episodes, tmp_path):
     learner.begin('core')
     values = [learner.step(step / 3) for step in range(3)]
     assert all(np.isfinite(value['loss']) and value['gradient'] > 0.0 for value in values)
-    assert values[0]['unsafe'] > 0.5        # an untrained policy asks for anything
+    assert all(0.0 <= value['unsafe'] <= 1.0 for value in values)
     assert training.card()['learning']['safe'] == 'barrier'
 
 
