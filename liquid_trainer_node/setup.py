@@ -12,7 +12,9 @@ setup(
         ('share/ament_index/resource_index/packages', [f'resource/{package_name}']),
         (f'share/{package_name}', ['package.xml']),
     ],
-    install_requires=['setuptools', 'numpy', 'rosbags', 'torch', 'tqdm'],
+    install_requires=[
+        'setuptools', 'numpy', 'PyYAML', 'daqp', 'matplotlib', 'pin', 'rosbags', 'torch', 'tqdm',
+    ],
     zip_safe=True,
     maintainer='Liquid policy maintainers',
     maintainer_email='maintainers@liquid-policy.example.org',
