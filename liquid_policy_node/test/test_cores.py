@@ -180,6 +180,7 @@ def _gradients(function, core, xs, elapsed, state, mask):
 def test_fast_sequence_equals_the_loop_with_gradients(name, masked):
     core = make(name).double()
     xs, elapsed = (value.double() for value in data(time=11))
+    elapsed[1, 4] = 0.3         # messages were lost: longer than ode's solver is stable
     state = 0.3 * torch.rand(3, core.state_size, dtype=torch.float64)
     mask = torch.rand(3, 11, generator=torch.Generator().manual_seed(1)) > 0.3
     given = (core, xs, elapsed, state, mask if masked else None)

@@ -122,9 +122,7 @@ class OdeCore(Core):
     def fast(self, projected: Tensor, elapsed: Tensor, state: Tensor,
              mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return what `_loop` returns, with the backward pass written out."""
-        longest = _STABLE.get(self.solver, 0.0) * self.substeps
-        if self.solver == 'dopri5' or elapsed.requires_grad \
-                or float(elapsed.max()) * self.unit_time > longest:
+        if self.solver == 'dopri5' or elapsed.requires_grad:
             return self._loop(projected, elapsed, state, mask)
         cell = _OdeCell(self.solver, self.substeps, self.unit_time, Weights(
             recurrent=self._weights()[1], tau=self.tau))
@@ -145,11 +143,12 @@ class _Field(nn.Module):
 
 
 class _OdeCell:
-    """The fixed-step methods, forwards and backwards, for gaps within their stable range."""
+    """The fixed-step methods, and what is left of a gap after them, forwards and backwards."""
 
     def __init__(self, solver: str, substeps: int, unit_time: float, weights: Weights):
         self.weights = weights
         self._stages, self._shares = _STAGES[solver], _SHARES[solver]
+        self._longest = _STABLE[solver] * substeps
         self._substeps, self._unit_time = substeps, unit_time
 
     def begin(self, projected: Tensor, elapsed: Tensor, weights: Weights) -> None:
@@ -159,7 +158,12 @@ class _OdeCell:
         self._rate = 1.0 / weights['tau']
         self._scale = squash_scale(projected)
         self._projected = projected.unbind(1)
-        self._steps = (elapsed * (self._unit_time / self._substeps)).unbind(1)
+        elapsed = elapsed * self._unit_time
+        self._steps = (elapsed.clamp(max=self._longest) / self._substeps).unbind(1)
+        rests = (elapsed - self._longest).clamp(min=0.0)
+        self._rests = {index: rests[:, index] for index in
+                       rests.amax((0, 2)).nonzero()[:, 0].tolist()}
+        self._crossed: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         count = self._substeps * len(self._stages)
         # Where the drive was evaluated, and what it was.
         self._at = projected.new_empty(time, count, batch, units)
@@ -184,6 +188,12 @@ class _OdeCell:
                 total = slope * share if total is None else total.add_(slope, alpha=share)
                 number += 1
             state = torch.addcmul(state, total, step)
+        if index in self._rests:
+            driven = squash_(torch.addmm(self._projected[index], state, recurrent, beta=scale,
+                                         alpha=scale))
+            kept = torch.exp(-self._rests[index] * self._rate)
+            self._crossed[index] = state, driven, kept
+            state = torch.lerp(driven, state, kept)
         after.copy_(state)
 
     def derive(self, before: Tensor, projected: Tensor) -> None:
@@ -191,12 +201,24 @@ class _OdeCell:
         self._out = projected
         self._sums = torch.addcmul(self._rate, self._driven * self._driven, self._rate,
                                    value=-1.0)
-        self._tau = torch.zeros_like(self._rate)
+        self._rates = torch.zeros_like(self._rate)
+        self._recurrent = torch.zeros_like(self._raw['recurrent'])
+
+    def _uncross(self, index: int, after: Tensor, total: Tensor) -> Tensor:
+        """Return the gradient of the state before the rest of a gap."""
+        state, driven, kept = self._crossed[index]
+        self._rates += (after * (driven - state) * kept * self._rests[index]).sum(0)
+        sums = after * (1.0 - kept) * (1.0 - driven * driven)
+        total += sums
+        self._recurrent.addmm_(sums.t(), state)
+        return torch.addmm(after * kept, sums, self._raw['recurrent'])
 
     def backward(self, index: int, after: Tensor) -> Tensor:
         """Return the gradient of the state before."""
         step, number = self._steps[index], self._at.shape[1]
         total = torch.zeros_like(after)
+        if index in self._rests:
+            after = self._uncross(index, after, total)
         for _ in range(self._substeps):
             slopes = after * step
             before, later = after.clone(), None     # gradient of the stage after this one
@@ -205,8 +227,8 @@ class _OdeCell:
                 slope = slopes * self._shares[place]
                 if later is not None:
                     slope.addcmul_(later, step, value=self._stages[place + 1])
-                self._tau += (slope * (self._driven[index, number]
-                                       - self._at[index, number])).sum(0)
+                self._rates += (slope * (self._driven[index, number]
+                                         - self._at[index, number])).sum(0)
                 sums = self._sums[index, number].mul_(slope)
                 total += sums
                 later = torch.addmm(slope * self._rate, sums, self._raw['recurrent'], beta=-1.0)
@@ -217,8 +239,9 @@ class _OdeCell:
 
     def finish(self, before: Tensor) -> Weights:
         """Return the weights' gradients."""
-        recurrent = torch.mm(rows(self._sums.flatten(0, 1)).t(), rows(self._at.flatten(0, 1)))
-        tau = -self._tau * self._rate * self._rate
+        recurrent = self._recurrent.addmm_(rows(self._sums.flatten(0, 1)).t(),
+                                           rows(self._at.flatten(0, 1)))
+        tau = -self._rates * self._rate * self._rate
         del self._sums, self._out
         return Weights(recurrent=recurrent, tau=tau)
 
