@@ -162,7 +162,9 @@ def read_motions(paths: Sequence[str | Path], joints: Sequence[str] = (),
     for number, source in enumerate(sources):
         samples = _read(source, names, topic)
         names = names or samples.joints
-        motions += make_motions(source.name, names, *samples.columns(names), window)
+        position, velocity, effort = samples.columns(names)
+        motions += make_motions(source.name, names, samples.times, position, velocity, effort,
+                                window)
         if progress:
             progress(number + 1, len(sources))
     if not motions:
@@ -180,7 +182,8 @@ class _Samples:
     times: np.ndarray
     values: np.ndarray      # (T, 3, J)
 
-    def columns(self, joints: Sequence[str]) -> tuple[np.ndarray, ...]:
+    def columns(self, joints: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return positions, velocities and efforts of some joints, `(T, J)` each."""
         missing = [joint for joint in joints if joint not in self.joints]
         if missing:
             raise MotionError(f'{self.source}: expected joint {missing[0]!r}, came '
@@ -190,7 +193,7 @@ class _Samples:
             raise MotionError(f'{self.source}: expected position, velocity and effort of '
                               f'{", ".join(joints)}, came none with all three; does the driver '
                               'publish effort?')
-        return self.times, chosen[:, 0], chosen[:, 1], chosen[:, 2]
+        return chosen[:, 0], chosen[:, 1], chosen[:, 2]
 
 
 def _natural(path: Path) -> tuple:
