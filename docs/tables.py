@@ -120,7 +120,7 @@ def conveyor_table() -> str:
     :return: Markdown.
     """
     rows = [json.loads(line) for line in CONVEYOR.read_text(encoding='utf-8').splitlines()]
-    lines = ['| policy | conditions | picked | 95 % interval | parts | proposals the filter changed |',
+    lines = ['| policy | conditions | picked | 95 % interval | parts | changed by the filter |',
              '|---|---|---|---|---|---|']
     for row in sorted((row for row in rows if row['figure'] == 'success'),
                       key=lambda row: -row['value']):

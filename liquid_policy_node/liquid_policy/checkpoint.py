@@ -176,3 +176,12 @@ def _digest(tensors: Mapping[str, np.ndarray]) -> str:
         digest.update(f'{name} {value.dtype} {value.shape}'.encode())
         digest.update(value.tobytes())
     return digest.hexdigest()
+
+
+def encoder_identity(checkpoint: Checkpoint) -> str:
+    """
+    What tells encoders apart: a digest of the exported form.
+
+    Two checkpoints that share an encoder share this, so a new core needs no new encoder.
+    """
+    return hashlib.sha256(checkpoint.export('encoder.onnx')).hexdigest()[:16]

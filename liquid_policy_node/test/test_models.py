@@ -8,8 +8,9 @@ import pytest
 pytest.importorskip('rclpy')
 pytest.importorskip('onnxruntime')
 
-from liquid_policy.checkpoint import CheckpointError
-from liquid_policy_node.models import Inputs, Model, encoder_identity, load_encoder, load_for
+from liquid_policy.checkpoint import CheckpointError, encoder_identity
+from liquid_policy.stepping import Inputs, Model
+from liquid_policy_node.models import load_encoder, load_for
 
 TICK = 10_000_000  # ns
 

@@ -15,12 +15,11 @@ from bench_robot import ACTIONS, BenchRobot, Graph, until
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
-from liquid_policy.checkpoint import file_digest, load_checkpoint
+from liquid_policy.checkpoint import encoder_identity, file_digest, load_checkpoint
 from liquid_policy.interface import load_interface
 from liquid_policy_msgs.msg import Features, ModelUpdate
 from liquid_policy_msgs.srv import LoadModel
 from liquid_policy_node import qos
-from liquid_policy_node.models import encoder_identity
 from liquid_policy_node.policy_node import PolicyNode
 
 INTERFACE = Path(__file__).parents[1] / 'config' / 'manipulator.interface.yaml'

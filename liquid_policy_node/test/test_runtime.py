@@ -11,7 +11,6 @@ torch = pytest.importorskip('torch')
 
 from liquid_policy.checkpoint import CheckpointError, load_checkpoint  # noqa: E402
 from liquid_policy.export import to_checkpoint, to_policy  # noqa: E402
-from liquid_policy.interface import load_interface  # noqa: E402
 from liquid_policy.head_settings import (  # noqa: E402
     DeterministicSettings,
     DiffusionSettings,
@@ -19,6 +18,7 @@ from liquid_policy.head_settings import (  # noqa: E402
     ImleSettings,
     MixtureSettings,
 )
+from liquid_policy.interface import load_interface  # noqa: E402
 from liquid_policy.policy import Policy  # noqa: E402
 from liquid_policy.settings import CORES, CoreSettings, PolicySettings  # noqa: E402
 
@@ -116,7 +116,7 @@ def headed(request):
     policy = Policy(PolicySettings(encoder=None, vector_size=5, action_size=2, target_size=0,
                                    head=request.param, relative=(3, 1))).eval()
     generator = torch.Generator().manual_seed(1)
-    for name, value in policy.named_parameters():       # residual blocks begin at zero
+    for _, value in policy.named_parameters():       # residual blocks begin at zero
         value.data += 0.05 * torch.randn(value.shape, generator=generator)
     policy.action_scaling.scale.fill_(0.5)
     return policy, to_checkpoint(policy, load_interface(INTERFACE), 'test')

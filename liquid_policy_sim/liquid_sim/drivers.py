@@ -9,8 +9,11 @@ import numpy as np
 
 from liquid_policy.alignment import Aligner
 from liquid_policy.barrier import JointFeedback, SafetyFilter
+from liquid_policy.checkpoint import Checkpoint
 from liquid_policy.interface import Interface
 from liquid_policy.limits import load_limits
+from liquid_policy.runtime import EncoderRuntime
+from liquid_policy.stepping import Inputs, Model
 from liquid_sim import scene
 from liquid_sim.conveyor import CONTROL_PERIOD, ConveyorSim
 from liquid_sim.expert import Expert
@@ -135,14 +138,13 @@ class PolicyDriver:
     A checkpoint, stepped on the cell's readings by the same code as the nodes.
 
     :param sim: the cell.
-    :param encoder: encodes images, `EncoderRuntime`.
-    :param policy: steps, `PolicyRuntime`.
-    :param keeper: chooses among components, `ModeKeeper`.
+    :param checkpoint: the policy.
     """
 
-    def __init__(self, sim: ConveyorSim, interface: Interface, encoder, policy, make_keeper):
-        self._sim, self._interface = sim, interface
-        self._encoder, self._policy, self._make_keeper = encoder, policy, make_keeper
+    def __init__(self, sim: ConveyorSim, checkpoint: Checkpoint):
+        self._sim, self._interface = sim, checkpoint.interface
+        self._encoder, self._model = EncoderRuntime(checkpoint), Model(checkpoint)
+        interface = self._interface
         depth = interface.images['depth']
         self._near, self._far = depth.range or (0.0, np.inf)
         self.reset(0)
@@ -151,9 +153,7 @@ class PolicyDriver:
         """Forget everything, as a policy node does when it is activated."""
         self._aligner = Aligner(self._interface)
         self._camera = Camera()
-        self._state = self._policy.initial_state()
-        self._keeper = self._make_keeper()
-        self._last: int | None = None
+        self._model.reset(seed)
         self.estimate: Estimate | None = None
 
     def act(self) -> tuple[np.ndarray | None, None]:
@@ -171,11 +171,8 @@ class PolicyDriver:
             aligned = self._aligner.at(tick)
             if aligned.stale:
                 continue
-            elapsed = CONTROL_PERIOD if self._last is None else (tick - self._last) * 1e-9
-            self._last = tick
-            self._state, distribution = self._policy.step(
-                aligned.features, aligned.vector, elapsed, self._state)
-            _, chosen = self._keeper.choose(distribution, elapsed)
-            self.estimate = Estimate(distribution.estimate_mean, distribution.estimate_scale)
-            proposal = chosen[0].astype(float)
+            step = self._model.step(Inputs(tick, aligned.features, aligned.vector))
+            self.estimate = Estimate(step.distribution.estimate_mean,
+                                     step.distribution.estimate_scale)
+            proposal = step.chosen[0].astype(float)
         return proposal, None

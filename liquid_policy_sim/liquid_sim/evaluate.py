@@ -45,11 +45,7 @@ class Job:
 def load_driver(sim: conveyor.ConveyorSim, checkpoint: Path) -> drivers.PolicyDriver:
     """Return a driver for the exported policy of a checkpoint."""
     from liquid_policy.checkpoint import load_checkpoint
-    from liquid_policy.runtime import EncoderRuntime, ModeKeeper, PolicyRuntime
-    loaded = load_checkpoint(checkpoint)
-    return drivers.PolicyDriver(
-        sim, loaded.interface, EncoderRuntime(loaded), PolicyRuntime(loaded),
-        lambda: ModeKeeper.of(loaded))
+    return drivers.PolicyDriver(sim, load_checkpoint(checkpoint))
 
 
 def make_driver(sim: conveyor.ConveyorSim, policy: str) -> drivers.Driver:

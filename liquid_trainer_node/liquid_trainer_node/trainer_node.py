@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from liquid_policy.alignment import FEATURES
+from liquid_policy.checkpoint import encoder_identity
 from liquid_policy.conversion import stamp_of, vector_from_message
 from liquid_policy.interface import SourceSpec, load_interface
 from liquid_policy_msgs.msg import Features, TrainerStatus
 from liquid_policy_node import qos
 from liquid_policy_node.inputs import header_stamp
 from liquid_policy_node.lifecycle import ManagedNode, NodeSettings, run
-from liquid_policy_node.models import encoder_identity, load_for
+from liquid_policy_node.models import load_for
 from liquid_policy_node.parameters import parameter
 from liquid_policy_node.resources import find_checkpoint, find_interface, message_class
 from liquid_trainer.online import OnlineFitter, Window, WindowCollector

@@ -13,9 +13,9 @@ from geometry_msgs.msg import TwistStamped
 from rclpy.parameter import Parameter
 from std_msgs.msg import Float64MultiArray
 
+from liquid_policy.checkpoint import encoder_identity
 from liquid_policy_msgs.msg import Features, ModelUpdate, TrainerStatus
 from liquid_policy_node import qos
-from liquid_policy_node.models import encoder_identity
 from liquid_trainer_node.trainer_node import TrainerNode
 
 
