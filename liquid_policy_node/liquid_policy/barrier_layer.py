@@ -223,8 +223,8 @@ class HighOrderBarrier(nn.Module):
             raise ValueError(f'gains: expected {(len(state), *self.raw.shape)}, came '
                              f'{tuple(given.shape)}')
         wanted = torch.is_grad_enabled()
-        with torch.enable_grad():
-            x, chain = self._follow(state, given)
+        with torch.inference_mode(False), torch.enable_grad():
+            x, given, chain = self._follow(state, given)
             slope = _gradient(chain[-1], x)
             matrix = torch.einsum('bks,bsn->bkn', slope, self.actuation(x))
             drifting = torch.einsum('bks,bs->bk', slope, self.drift(x))
@@ -239,8 +239,8 @@ class HighOrderBarrier(nn.Module):
         :param gains: as in `forward`.
         """
         given = self.gains.expand(len(state), *self.raw.shape) if gains is None else gains
-        with torch.enable_grad():
-            return torch.stack(self._follow(state, given)[1], 2).detach()
+        with torch.inference_mode(False), torch.enable_grad():
+            return torch.stack(self._follow(state, given)[2], 2).detach()
 
     def check(self, state: Tensor) -> None:
         """
@@ -249,8 +249,8 @@ class HighOrderBarrier(nn.Module):
         :param state: some states away from special places, `(batch, states)`.
         :raises ValueError: if u enters earlier than `order` says, or not at all.
         """
-        with torch.enable_grad():
-            x, chain = self._follow(state, self.gains.expand(len(state), *self.raw.shape))
+        with torch.inference_mode(False), torch.enable_grad():
+            x, _, chain = self._follow(state, self.gains.expand(len(state), *self.raw.shape))
             actuated = [torch.einsum('bks,bsn->bkn', _gradient(psi, x), self.actuation(x))
                         for psi in chain]
         for index, row in enumerate(actuated):
@@ -262,14 +262,16 @@ class HighOrderBarrier(nn.Module):
                     + (f'does not enter at order {index + 1} of all' if last
                        else f'enters at order {index + 1} already'))
 
-    def _follow(self, state: Tensor, gains: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the state as something to differentiate by, and psi_0 to psi_(r-1)."""
+    def _follow(self, state: Tensor, gains: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return the state as something to differentiate by, gains, and psi_0 to psi_(r-1)."""
+        if state.is_inference() or gains.is_inference():    # these cannot be differentiated by
+            state, gains = state.clone(), gains.clone()
         x = state if state.requires_grad else state.detach().requires_grad_()
         chain = [self.barrier(x)]
         for index in range(self.order - 1):
             rate = torch.einsum('bks,bs->bk', _gradient(chain[-1], x), self.drift(x))
             chain.append(rate + gains[..., index] * chain[-1])
-        return x, chain
+        return x, gains, chain
 
 
 def _gradient(psi: Tensor, state: Tensor) -> Tensor:

@@ -186,6 +186,28 @@ def test_gradients_reach_gains_state_and_proposal():
                                     atol=1e-6)
 
 
+def test_answers_are_the_same_without_gradients_and_in_inference():
+    layer = BarrierLayer(unicycle(), torch.full((2,), -9.0), torch.full((2,), 9.0))
+    network = torch.nn.Linear(4, 4)
+    state = torch.tensor([[1.0, 0.0, 0.1, 0.8], [1.2, 0.3, -0.4, 0.6]])
+
+    def act():
+        proposal, raw = network(state.clone()).split(2, 1)
+        return layer(proposal + 2.0, state.clone(), raw[:, None]).action
+
+    with torch.no_grad():
+        quiet = act()
+    with torch.inference_mode():
+        fast = act()
+    assert torch.equal(act().detach(), quiet) and torch.equal(fast, quiet)
+    assert not quiet.requires_grad
+
+
+def test_an_empty_batch_is_answered_with_one():
+    found = project(torch.zeros(0, 2), torch.zeros(0, 3, 2), torch.zeros(0, 3), torch.ones(0, 3))
+    assert found.action.shape == (0, 2) and found.feasible.shape == (0,)
+
+
 def test_the_robot_stops_or_turns_before_the_disc():
     layer = BarrierLayer(unicycle(gains=((2.0, 2.0),)), torch.full((2,), -4.0),
                          torch.full((2,), 4.0))
