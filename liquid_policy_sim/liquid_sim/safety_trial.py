@@ -265,10 +265,10 @@ def _run(
         proposal_age += CONTROL_PERIOD
         feedback_age += CONTROL_PERIOD
     sim.watch = None
-    times, proposed, issued, low, high, states, active = zip(*rows, strict=True)
+    times, proposed, issued, low, high, states, limited = zip(*rows, strict=True)
     return Trial(
         limits.names, np.array(times), np.array(proposed), np.array(issued), np.array(low),
-        np.array(high), np.array(states), active, gauge.peaks)
+        np.array(high), np.array(states), limited, gauge.peaks)
 
 
 def _measure(sim: ConveyorSim, arm: np.ndarray, size: int) -> JointFeedback:
