@@ -231,11 +231,11 @@ def main() -> None:
         upper = 3.0 if not found['violations'] else found['violations'] + 2 * np.sqrt(
             found['violations'])
         rows.append({'figure': 'violations', 'task': task, 'value': found['violations'],
-                     'low': 0.0 if not found['violations'] else None, 'high': float(upper),
-                     'unit': '1', 'n': int(found['states']), **shared})
-        rows.append({'figure': 'conservatism', 'task': task, 'value': found['gap'],
-                     'low': found['least_gap'], 'high': None, 'unit': 'm', 'n': found['gaps'],
-                     **shared})
+                     'low': max(0.0, found['violations'] - 2 * found['violations'] ** 0.5),
+                     'high': float(upper), 'unit': '1', 'n': int(found['states']), **shared})
+        rows += [{'figure': figure, 'task': task, 'value': found[key], 'unit': 'm',
+                  'n': found['gaps'], **shared}
+                 for figure, key in (('conservatism', 'gap'), ('least_gap', 'least_gap'))]
         print(f'{task}: {found} in {time.perf_counter() - begin:.0f} s', flush=True)
     if options.write:
         RESULTS.parent.mkdir(exist_ok=True)
