@@ -187,7 +187,7 @@ class NearestSafe:
         """Every limit, linear about the reference."""
         size, rows = len(reference), [guard.rows(reference) for guard in self._guards]
         constraints = LinearConstraints(
-            np.concatenate([np.eye(size), *[row.matrix for row in rows]]),
+            np.concatenate([np.eye(size), *(row.matrix for row in rows)]),
             np.concatenate([box.low, *[row.low for row in rows]]),
             np.concatenate([box.high, *[row.high for row in rows]]),
             tuple(f'box/{name}' for name in self._limits.names) + self._names,
