@@ -139,7 +139,6 @@ class RobotGuard:
         self._size = len(limits.names)
         self._stretch = 1.0 + settings.overshoot
         self._deceleration = np.where(limits.moving, limits.deceleration, 1.0)
-        self._places = list(model.columns)
         self._drive = {int(column): int(entry) for column, entry in zip(
             model.columns, model.moving, strict=True) if column < 6}
         points, obstacles = list(spec.points.values()), list(spec.obstacles.values())

@@ -130,7 +130,7 @@ class SafetySpec:
     :param obstacles: bodies they are kept away from, by name.
     :param separation: slows the tool near a human.
     :param soft: names of limits among `power`, `tool_speed` that may be broken when no command
-        keeps them, the last named first.
+        keeps them, the last named first; `tool_speed` not beside `separation`.
     """
 
     tool: str | None = None
@@ -173,6 +173,8 @@ class SafetySpec:
                         f'names from {tuple(self.points)}', point)
         for name in self.soft:
             _expect(name in ('power', 'tool_speed'), 'soft', "'power' or 'tool_speed'", name)
+        _expect(self.separation is None or 'tool_speed' not in self.soft, 'soft',
+                "no 'tool_speed' beside separation, which never gives way", self.soft)
 
     @property
     def needs_odometry(self) -> bool:

@@ -28,7 +28,8 @@ safety:
     mast: {shape: capsule, start: [0.2, -0.2, 0.3], end: [0.2, -0.2, 0.9], radius: 0.03,
            points: [elbow]}
   separation: {reaction: 0.2}
-  soft: [tool_speed]
+  power: 200.0
+  soft: [power]
 """
 
 
@@ -66,7 +67,8 @@ def test_a_running_policy_does_not_care_about_it(text):
     ('points: [elbow]', 'points: [knee]', "safety.obstacles.mast.points: .*'knee'"),
     ('{reaction: 0.2}', '{reaction: soon}', 'safety.separation.reaction: expected a number'),
     ('  tool: tool_tip\n', '', 'safety.tool: expected a frame of the URDF, because of'),
-    ('soft: [tool_speed]', 'soft: [torque]', "safety.soft: expected 'power' or 'tool_speed'"),
+    ('soft: [power]', 'soft: [torque]', "safety.soft: expected 'power' or 'tool_speed'"),
+    ('soft: [power]', 'soft: [tool_speed]', "safety.soft: expected no 'tool_speed' beside"),
 ])
 def test_what_cannot_be_meant_is_refused_with_its_place(text, old, new, message):
     """Unknown and impossible fields."""
