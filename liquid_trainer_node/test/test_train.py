@@ -151,6 +151,6 @@ def test_mistakes_are_named(capsys, tmp_path):
         parse_arguments(['--bags', 'x', *common, '--stage-minutes', '1,2'])
     assert 'expected 3 numbers' in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        parse_arguments(['--bags', 'x', *common, '--core', 'gru'])
+        parse_arguments(['--bags', 'x', *common, '--core', 'transformer'])
     assert main(['--bags', str(tmp_path / 'nowhere'), *common]) == 1
     assert 'nowhere' in capsys.readouterr().err
