@@ -117,7 +117,7 @@ class PolicyRuntime:
 
     def __init__(self, checkpoint: Checkpoint, threads: int = 1, seed: int = 0):
         self.version = checkpoint.version
-        self._checkpoint, self._threads = checkpoint, threads
+        self._observe, self._threads = checkpoint.exports.get('observe.onnx'), threads
         self._graph = _Graph(checkpoint.export('step.onnx'), threads, 'step.onnx')
         self._observer: _Graph | None = None
         self.state_size = self._graph.inputs['state'].shape[1]
@@ -141,8 +141,11 @@ class PolicyRuntime:
         :raises CheckpointError: if the checkpoint is from before this was exported.
         """
         if self._observer is None:
-            self._observer = _Graph(self._checkpoint.export('observe.onnx'), self._threads,
-                                    'observe.onnx')
+            if self._observe is None:
+                raise CheckpointError(f'checkpoint {self.version!r}: expected the exported file '
+                                      "'observe.onnx', came none; export it with the train "
+                                      'command')
+            self._observer = _Graph(self._observe, self._threads, 'observe.onnx')
         self._feed(self._observer, features, vector, elapsed, state)
         self._observer.run()
         return self._observer.outputs['next_state'][0].copy()

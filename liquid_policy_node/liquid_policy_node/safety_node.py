@@ -38,6 +38,11 @@ from liquid_policy_node.lifecycle import ManagedNode, NodeSettings, run
 from liquid_policy_node.parameters import SettingsError, parameter
 from liquid_policy_node.resources import find_description, find_interface, message_class
 
+# Proposals are answered when they come. One that is late by less than this [s] (and a quarter of
+# the period) is waited for: if the timer stepped in before it, its forerunner would have been
+# given the change of speed that is allowed to it.
+PATIENCE = 0.0025
+
 
 @dataclass(frozen=True)
 class SafetySettings(NodeSettings):
@@ -239,6 +244,7 @@ class SafetyNode(ManagedNode):
         self.diagnostics.tick('proposals')
         if self._tick_now() - self._last_tick >= 0.2e9 * self.settings.period:
             self._cycle()
+            self._wait(self.settings.period + min(PATIENCE, 0.25 * self.settings.period))
 
     def on_human(self, message: Range) -> None:
         """Keep how near the nearest human is; infinite: nobody is seen."""
@@ -256,6 +262,13 @@ class SafetyNode(ManagedNode):
             # Nothing is known to go wrong here; if it does, the robot must still be braked.
             self._issue(self._filter.filter(
                 None, None, self.settings.period, ('the safety node failed, see its log',)))
+        self._wait(self.settings.period)
+
+    def _wait(self, duration: float) -> None:
+        """Have the timer answer when this long [s] has gone by without a proposal."""
+        if self._timer is not None:
+            self._timer.timer_period_ns = int(1e9 * duration)
+            self._timer.reset()
 
     def on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Stop and stay stopped."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from liquid_policy_node.lifecycle import NodeSettings
 from liquid_policy_node.parameters import SettingsError, parameter
 
-CONDITIONS = ('everything', 'seen', 'unseen')
+CONDITIONS = ('everything', 'seen', 'unseen', 'jumping')
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class SimSettings(NodeSettings):
                           high=2**31 - 1)
     conditions: str = parameter(
         'everything', 'Which belt speeds and masses come: all, those that demonstrations show, '
-        'or those kept back from them.', one_of=CONDITIONS)
+        'those kept back from them, or all on a belt that jumps from any speed to any other.',
+        one_of=CONDITIONS)
     variation: float = parameter(
         1.0, 'How much light, colours, camera and base pose vary.', '1', low=0.0, high=1.0)
     sensor_noise: float = parameter(1.0, "Scale of the sensors' noise.", '1', low=0.0, high=10.0)

@@ -28,7 +28,7 @@ SEEN_SPEEDS = ((0.06, 0.10), (0.13, 0.17), (0.20, 0.23))
 UNSEEN_SPEEDS = ((0.05, 0.06), (0.10, 0.13), (0.17, 0.20), (0.23, 0.25))
 SEEN_MASSES = ((0.15, 0.5), (0.7, 1.1))
 UNSEEN_MASSES = ((0.1, 0.15), (0.5, 0.7), (1.1, 1.5))
-ALL_SPEEDS = ((0.05, 0.25),)
+ALL_SPEEDS = tuple(sorted(SEEN_SPEEDS + UNSEEN_SPEEDS))
 ALL_MASSES = ((0.1, 1.5),)
 
 
@@ -51,7 +51,8 @@ class ConveyorSettings:
     """
     What varies in the cell.
 
-    :param speeds: intervals the belt's speed is drawn from [m/s].
+    :param speeds: intervals the belt's speed is drawn from [m/s]; while a part is on the belt
+        it goes on wandering within the one interval that was drawn.
     :param masses: intervals the parts' masses are drawn from [kg].
     :param variation: 0 to 1: how much light, colours, camera and base pose vary.
     :param sensor_noise: scale of the sensors' noise; 0 switches it off.
@@ -91,6 +92,14 @@ def unseen(**changes) -> ConveyorSettings:
 def everything(**changes) -> ConveyorSettings:
     """Return the whole range of belt speeds and masses."""
     return ConveyorSettings(speeds=ALL_SPEEDS, masses=ALL_MASSES, **changes)
+
+
+def jumping(**changes) -> ConveyorSettings:
+    """Return a belt that goes to any other speed at any time, which no demonstration shows."""
+    return ConveyorSettings(speeds=((0.05, 0.25),), masses=ALL_MASSES, **changes)
+
+
+CONDITIONS = ('seen', 'unseen', 'everything', 'jumping')
 
 
 def _draw(rng, intervals) -> float:

@@ -29,7 +29,7 @@ class Job:
     One episode.
 
     :param policy: `expert` or the path of a checkpoint.
-    :param conditions: `seen`, `unseen` or `everything`.
+    :param conditions: one of `conveyor.CONDITIONS`.
     :param seed: of the episode.
     :param parts: how many.
     :param interface: path of the interface file.
@@ -190,7 +190,7 @@ def main(argv=None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog='evaluate', description=__doc__)
     parser.add_argument('policy', help='`expert` or a checkpoint (.safetensors)')
-    parser.add_argument('--conditions', choices=('seen', 'unseen', 'everything'),
+    parser.add_argument('--conditions', choices=conveyor.CONDITIONS,
                         default='unseen')
     parser.add_argument('--parts', type=int, default=200, help='per seed')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])

@@ -37,7 +37,7 @@ class Job:
     :param seed: of the episode.
     :param parts: how many parts it shows.
     :param interface: path of the interface file.
-    :param conditions: `seen`, `unseen` or `everything`.
+    :param conditions: one of `conveyor.CONDITIONS`.
     :param noise: of the executed joint velocities [rad/s].
     :param shoves: pushes per second.
     :param checkpoint: when given, this policy drives and the expert corrects it, see `Supervised`.
@@ -194,7 +194,7 @@ def main(argv=None) -> int:
     parser.add_argument('--episodes', type=int, default=120)
     parser.add_argument('--parts', type=int, default=4, help='parts per episode')
     parser.add_argument('--seed', type=int, default=0, help='of the first episode')
-    parser.add_argument('--conditions', choices=('seen', 'unseen', 'everything'), default='seen')
+    parser.add_argument('--conditions', choices=conveyor.CONDITIONS, default='seen')
     parser.add_argument('--noise', type=float, default=1.0,
                         help='scale of the disturbances; 0 for clean demonstrations only')
     parser.add_argument('--checkpoint', type=Path, default=None,

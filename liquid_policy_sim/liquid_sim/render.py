@@ -83,7 +83,7 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog='render', description=__doc__)
     parser.add_argument('output', type=Path, help=f'file ending in {", ".join(ENDINGS)}')
     parser.add_argument('--policy', default='expert', help='`expert` or a checkpoint')
-    parser.add_argument('--conditions', choices=('seen', 'unseen', 'everything'),
+    parser.add_argument('--conditions', choices=conveyor.CONDITIONS,
                         default='everything')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--seconds', type=float, default=12.0)

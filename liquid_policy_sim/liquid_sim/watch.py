@@ -15,7 +15,7 @@ def main(argv=None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog='watch', description=__doc__)
     parser.add_argument('--policy', default='expert', help='`expert` or a checkpoint')
-    parser.add_argument('--conditions', choices=('seen', 'unseen', 'everything'),
+    parser.add_argument('--conditions', choices=('seen', 'unseen', 'everything', 'jumping'),
                         default='everything')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--interface', type=Path, default=scene.find_interface())
