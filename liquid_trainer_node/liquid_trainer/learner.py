@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from liquid_policy.policy import Policy
 from liquid_trainer.augment import augment_images
+from liquid_trainer.average import update_average
 from liquid_trainer.safe_actions import SafeActions
 from liquid_trainer.settings import STAGES, LearningSettings
 from liquid_trainer.windows import Demonstrations, Streams
@@ -241,7 +242,8 @@ class Learner:
         # One bad batch must not end the night's work: leave it out.
         if math.isfinite(norm):
             self.optimizer.step()
-            self._update_average()
+            update_average(self.average, self.policy, self.step_count,
+                           self.settings.average)
         return {'loss': float(loss.detach()), 'rate': rate, 'gradient': norm,
                 **{name: float(value.detach()) for name, value in parts.items()}}
 
@@ -255,16 +257,6 @@ class Learner:
             return 0.05 + 0.95 * progress / warm
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warm)
                                                                / (1 - warm))))
-
-    def _update_average(self) -> None:
-        # Early on, a long memory would mostly hold the first, random weights.
-        decay = min(self.settings.average, (1 + self.step_count) / (10 + self.step_count))
-        with torch.no_grad():
-            for name, value in self.policy.state_dict().items():
-                if value.is_floating_point():
-                    self.average[name].lerp_(value, 1.0 - decay)
-                else:
-                    self.average[name].copy_(value)
 
     def _frames_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         policy, data = self.policy, self.data

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from liquid_policy.policy import Policy
 from liquid_trainer.arrays import ArrayEpisodes
+from liquid_trainer.average import update_average
 from liquid_trainer.resume import ResumeError
 
 
@@ -115,7 +116,8 @@ class TaskLearner:
         # One bad batch must not end the night's work: leave it out.
         if math.isfinite(norm):
             self.optimizer.step()
-            self._update_average()
+            update_average(self.average, self.policy, self.step_count,
+                           self.settings.average)
         return {'loss': float(loss.detach()), **parts, 'rate': rate, 'gradient': norm}
 
     def score(self, data: ArrayEpisodes, stride: int = 3) -> dict[str, float]:
@@ -174,16 +176,6 @@ class TaskLearner:
         loss = self.policy.head.loss(answer, chunk, mask, generator)
         balance = self.policy.head.balance(answer)
         return loss + self.settings.balance * balance, {'balance': float(balance.detach())}
-
-    def _update_average(self) -> None:
-        # Early on, a long memory would mostly hold the first, random weights.
-        decay = min(self.settings.average, (1 + self.step_count) / (10 + self.step_count))
-        with torch.no_grad():
-            for name, value in self.policy.state_dict().items():
-                if value.is_floating_point():
-                    self.average[name].lerp_(value, 1.0 - decay)
-                else:
-                    self.average[name].copy_(value)
 
     def save(self, path: str | Path, extra: dict[str, Any]) -> None:
         """
