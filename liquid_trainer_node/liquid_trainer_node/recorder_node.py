@@ -205,7 +205,7 @@ class RecorderNode(ManagedNode):
         if self._bag is None:
             return
         sent = info.get('source_timestamp', 0)
-        if self.get_clock().ros_time_is_active:
+        if sent > 0 and self.get_clock().ros_time_is_active:
             self._held.append(Held(topic, data, sent, self._steady.now().nanoseconds))
             self._release()
         else:
