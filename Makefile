@@ -33,7 +33,7 @@ lint: setup ## check style and types only
 	@echo 'ruff'; $(RUN) ruff check .
 	@echo 'mypy'; $(RUN) mypy
 
-train: setup ## record demonstrations in simulation and learn a policy from them (about two hours)
+train: setup ## record demonstrations in simulation and learn a policy from them (hours)
 	@$(RUN) generate --output $(TRAINING)/demonstrations --episodes $(EPISODES) --seed $(SEED)
 	@$(RUN) train --bags $(TRAINING)/demonstrations --output $(TRAINING)/first $(LEARN) \
 		--stage-minutes $(ENCODER_MINUTES),$(CORE_MINUTES),0 $(ARGS)
