@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from liquid_policy.barrier import JointFeedback
+from liquid_policy.barrier import JointFeedback, State
 from liquid_policy.barrier_load import load_filter
 from liquid_policy.interface import InterfaceError, differences, load_interface, parse_interface
 from liquid_policy.limits import LimitsError, load_limits, read_joint_limits
@@ -54,6 +54,20 @@ def test_a_running_policy_does_not_care_about_it(text):
     """A checkpoint made without the section still runs on a robot that has it."""
     plain, guarded = load_interface(FILE), parse_interface(text)
     assert differences(plain, guarded) and not differences(plain, guarded, running=True)
+
+
+def test_without_odometry_a_driving_robot_is_braked(text):
+    """Obstacles fixed in the world cannot be kept off from an unknown place."""
+    safety = load_filter(parse_interface(text), PACKAGE / 'urdf' / 'manipulator.urdf.xacro')
+    joints = safety.limits.joint
+    home = np.where(joints, np.resize([0.0, -1.2, 1.6, -1.9, -1.5, 0.0], len(joints)), np.nan)
+    unknown = JointFeedback(home, np.where(joints, 0.0, np.nan), np.full(len(joints), np.nan))
+    result = safety.filter(np.full(len(joints), 0.05), unknown, 0.01)
+    assert result.state is State.BRAKING and not result.command[safety.limits.moving].any()
+    assert 'no odometry' in '; '.join(result.reasons)
+    known = replace(unknown, base=np.zeros(3))
+    assert 'no odometry' not in '; '.join(
+        safety.filter(np.full(len(joints), 0.05), known, 0.01).reasons)
 
 
 @pytest.mark.parametrize(('old', 'new', 'message'), [
