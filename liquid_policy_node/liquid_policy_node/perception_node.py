@@ -12,11 +12,11 @@ from sensor_msgs.msg import Image
 
 from liquid_policy.alignment import FramePairer
 from liquid_policy.conversion import image_from_message
+from liquid_policy.inputs import StampGuard, header_stamp
 from liquid_policy.interface import load_interface
 from liquid_policy_msgs.msg import Features, ModelUpdate
 from liquid_policy_msgs.srv import LoadModel
 from liquid_policy_node import qos
-from liquid_policy_node.inputs import StampGuard, header_stamp
 from liquid_policy_node.lifecycle import ManagedNode, NodeSettings, Refusal, run
 from liquid_policy_node.models import Encoder, in_thread, load_encoder
 from liquid_policy_node.parameters import parameter

@@ -14,12 +14,12 @@ from std_srvs.srv import Trigger
 
 from liquid_policy.alignment import FEATURES, Aligned, Aligner, Outcome
 from liquid_policy.conversion import stamp_of, vector_from_message
+from liquid_policy.inputs import header_stamp
 from liquid_policy.interface import load_interface
 from liquid_policy.stepping import Inputs, Model, Step
 from liquid_policy_msgs.msg import ActionDistribution, Estimate, Features, ModelUpdate
 from liquid_policy_msgs.srv import LoadModel
 from liquid_policy_node import qos
-from liquid_policy_node.inputs import header_stamp
 from liquid_policy_node.lifecycle import ManagedNode, NodeSettings, run
 from liquid_policy_node.models import in_thread, load_for
 from liquid_policy_node.parameters import parameter

@@ -23,10 +23,7 @@ from liquid_policy.barrier import (
 )
 from liquid_policy.barrier_load import describe_filter, load_filter
 from liquid_policy.conversion import commands_from_action, fill_message
-from liquid_policy.interface import load_interface
-from liquid_policy_msgs.msg import ActionDistribution, SafetyStatus
-from liquid_policy_node import qos
-from liquid_policy_node.inputs import (
+from liquid_policy.inputs import (
     JointReader,
     StampGuard,
     TimedProposal,
@@ -34,6 +31,9 @@ from liquid_policy_node.inputs import (
     planar_pose,
     read_proposal,
 )
+from liquid_policy.interface import load_interface
+from liquid_policy_msgs.msg import ActionDistribution, SafetyStatus
+from liquid_policy_node import qos
 from liquid_policy_node.lifecycle import ManagedNode, NodeSettings, run
 from liquid_policy_node.parameters import SettingsError, parameter
 from liquid_policy_node.resources import find_description, find_interface, message_class

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from liquid_policy.conversion import MessageError
+from liquid_policy.inputs import JointReader, StampGuard, read_proposal
 from liquid_policy.limits import Limits
-from liquid_policy_node.inputs import JointReader, StampGuard, read_proposal
 
 NAMES = ('a', 'b', 'suction')
 MILLISECOND = 1_000_000

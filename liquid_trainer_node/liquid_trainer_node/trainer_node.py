@@ -14,10 +14,10 @@ import numpy as np
 from liquid_policy.alignment import FEATURES
 from liquid_policy.checkpoint import encoder_identity
 from liquid_policy.conversion import stamp_of, vector_from_message
+from liquid_policy.inputs import header_stamp
 from liquid_policy.interface import SourceSpec, load_interface
 from liquid_policy_msgs.msg import Features, TrainerStatus
 from liquid_policy_node import qos
-from liquid_policy_node.inputs import header_stamp
 from liquid_policy_node.lifecycle import ManagedNode, NodeSettings, run
 from liquid_policy_node.models import load_for
 from liquid_policy_node.parameters import parameter

@@ -1,4 +1,4 @@
-"""What the safety node reads: joint states and proposals, checked before anything uses them."""
+"""What the safety filter is given: joint states and proposals, checked before they are used."""
 
 from __future__ import annotations
 
