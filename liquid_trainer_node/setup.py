@@ -13,7 +13,8 @@ setup(
         (f'share/{package_name}', ['package.xml']),
     ],
     install_requires=[
-        'setuptools', 'numpy', 'PyYAML', 'daqp', 'matplotlib', 'pin', 'rosbags', 'torch', 'tqdm',
+        'setuptools', 'numpy', 'PyYAML', 'daqp', 'h5py', 'matplotlib', 'pin', 'rosbags', 'torch',
+        'tqdm',
     ],
     zip_safe=True,
     maintainer='Liquid policy maintainers',

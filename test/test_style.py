@@ -160,6 +160,7 @@ def test_package_has_a_maintainer_and_a_licence(path):
 ROSDEP_KEYS = {
     'ament_index_python': 'ament_index_python',
     'cv2': 'python3-opencv',
+    'h5py': 'python3-h5py',
     'launch': 'launch',
     'launch_ros': 'launch_ros',
     'matplotlib': 'python3-matplotlib',
@@ -180,6 +181,8 @@ ROSDEP_KEYS = {
 FROM_PIP = {'daqp', 'onnx', 'onnxscript', 'rosbags_image', 'safetensors', 'tensorboard', 'torch'}
 # The tasks of the literature, and the diffusion head's noise schedules.
 FROM_PIP |= {'diffusers', 'gym_pusht', 'gymnasium', 'numcodecs'}
+# Only for data sets of LeRobot.
+FROM_PIP |= {'av', 'pyarrow'}
 # Only where core settings name it.
 FROM_PIP |= {'torchdiffeq'}
 # What rosbags brings with it; Python 3.14 has the second in its library.
