@@ -22,9 +22,10 @@ from liquid_policy.conversion import (
     stamp_of,
     vector_from_message,
 )
-from liquid_policy.interface import ActionSpec, ImageSpec, Interface, SourceSpec
+from liquid_policy.interface import ActionSpec, ImageSpec, Interface
 
 from .bag_file import Bag, BagError, Record, find_bags
+from .bag_routes import Spec, find_namespace, find_routes
 
 __all__ = ['Bag', 'BagError', 'BagWarning', 'Episode', 'ReadSettings', 'find_bags',
            'read_episodes']
@@ -168,8 +169,9 @@ class _BagReader:
             report(f'{file}: expected an index at its end, came the end of the file after '
                    f'{size} whole bytes; what is before it is used. `python3 -m '
                    f'liquid_trainer.recording {file.parent}` completes an mcap bag')
-        self._namespace = self._find_namespace()
-        self._routes = self._find_routes()
+        self._namespace = find_namespace(self._bag, interface, settings.namespace)
+        self._routes = find_routes(self._bag, interface, self._namespace, settings.images,
+                                   settings.actions)
 
     def episodes(self, progress: Callable[[int], None]) -> Iterator[Episode]:
         marker = f'{self._namespace}/{EPISODE_TOPIC}'
@@ -247,62 +249,6 @@ class _BagReader:
     def _builder(self, name: str, outcome: str) -> '_Builder':
         return _Builder(self._interface, self._settings, name, outcome, str(self._bag.path))
 
-    def _find_namespace(self) -> str:
-        """Find what stands before the interface's relative topics in the bag."""
-        if self._settings.namespace is not None:
-            name = self._settings.namespace.strip('/')
-            return f'/{name}' if name else ''
-        clock = self._interface.clock_source.topic
-        if clock.startswith('/'):
-            return ''
-        found = [topic[:-len(clock) - 1] for topic in self._bag.topics
-                 if topic.endswith(f'/{clock}')]
-        if '' in found or not found:
-            return ''
-        if len(found) > 1:
-            raise BagError(f'{self._bag.path}: expected one robot, came topics of {found}; say '
-                           'which one by namespace')
-        return found[0]
-
-    def _find_routes(self) -> dict[str, list[ImageSpec | SourceSpec | ActionSpec]]:
-        """Say which topic feeds what, and refuse a bag that lacks one."""
-        interface, topics = self._interface, self._bag.topics
-        routes: dict[str, list] = {}
-        missing: list[str] = []
-
-        def route(topic: str, spec: Any, needed: bool = True) -> None:
-            name = topic if topic.startswith('/') else f'{self._namespace}/{topic}'
-            if name not in topics:
-                if needed:
-                    missing.append(f'{name} [{spec.type}]')
-                return
-            if topics[name] != spec.type:
-                raise BagError(f'{self._bag.path}: expected {spec.type} on {name}, came '
-                               f'{topics[name]}; correct the interface file or record again')
-            routes.setdefault(name, []).append(spec)
-
-        if interface.features is not None and self._settings.images:
-            for name in interface.features.images:
-                route(interface.images[name].topic, interface.images[name])
-        for source in interface.observations.values():
-            route(source.topic, source)
-        for source in interface.targets.values():
-            route(source.topic, source, needed=False)
-        shown = [action.demonstration if action.demonstration.startswith('/')
-                 else f'{self._namespace}/{action.demonstration}'
-                 for action in interface.actions.values()]
-        kind = self._settings.actions
-        if kind == 'auto':
-            kind = 'demonstration' if any(topic in topics for topic in shown) else 'command'
-        for action in interface.actions.values():
-            if kind != 'none':
-                route(action.demonstration if kind == 'demonstration' else action.topic, action)
-        if missing:
-            raise BagError(f'{self._bag.path}: expected the topics {", ".join(missing)}, came a '
-                           f'bag with {", ".join(sorted(topics))}; record them too, or check the '
-                           'namespace and topic names in the interface file')
-        return routes
-
 
 class _Builder:
     """Collects one episode."""
@@ -329,7 +275,7 @@ class _Builder:
         return bool(self._done) or (len(self._ticks) > 1 and self._ticks[-1] - self._ticks[0]
                                     > self._settings.longest * NANOSECONDS)
 
-    def add(self, specs: list[ImageSpec | SourceSpec | ActionSpec], record: Record) -> None:
+    def add(self, specs: list[Spec], record: Record) -> None:
         """
         Take one message.
 
