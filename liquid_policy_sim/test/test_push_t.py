@@ -135,10 +135,11 @@ def test_bad_files_are_refused(tmp_path):
 
 
 def test_names_of_the_tasks():
-    assert NAMES == ('push_t_state', 'push_t_keypoints')
+    names = ('push_t_state', 'push_t_keypoints')
+    assert set(names) <= set(NAMES)
     with pytest.raises(ValueError, match="expected one of push_t_state.*came 'push_u'"):
         find_task('push_u')
-    for name in NAMES:
+    for name in names:
         task = find_task(name)
         size = {'push_t_state': 8, 'push_t_keypoints': 18}[name]
         assert task.interface.vector_size == size and task.interface.action_size == 2
