@@ -13,6 +13,7 @@ from torch.nn import functional
 from liquid_policy.policy import Policy
 from liquid_trainer.augment import augment_images
 from liquid_trainer.average import update_average
+from liquid_trainer.parallel import Group, average_gradient
 from liquid_trainer.safe_actions import SafeActions
 from liquid_trainer.settings import STAGES, LearningSettings
 from liquid_trainer.windows import Demonstrations, Streams
@@ -26,6 +27,8 @@ _LEAST = {'rad/s': 0.1, 'm/s': 0.05, 'rad': 0.05, 'm': 0.02, '1': 0.25}
 _NORM_FIXED = 0.6
 # The first key point's map may cover a part: half of its size, and a cell of the map [m].
 _LEAST_REACH = 0.03
+# What a loss may be made of, by stage and settings.
+_PARTS = ('nll', 'estimate', 'balance', 'unsafe', 'where', 'there', 'act', 'look')
 
 
 class FrameHead(nn.Module):
@@ -163,14 +166,17 @@ class Learner:
     :param data: demonstrations to learn from.
     :param settings: how.
     :param where: columns of the targets that are a position [m].
+    :param group: the processes that learn together; each takes its shards of every batch.
 
-    Every random number comes from `(seed, stage, step)`, so a learner that is stopped, saved
-    and loaded goes on as if nothing had happened.
+    Every random number comes from `(seed, stage, step)`, and the shard where there are several,
+    so a learner that is stopped, saved and loaded goes on as if nothing had happened.
     """
 
     def __init__(self, policy: Policy, data: Demonstrations, settings: LearningSettings,
-                 where: Sequence[int] = ()):
+                 where: Sequence[int] = (), group: Group | None = None):
         self.policy, self.data, self.settings = policy, data, settings
+        self.group = group or Group()
+        self.group.own(settings.shards)
         torch.manual_seed(settings.seed)
         made = policy.settings
         self.frame_head = FrameHead(made.feature_size, made.vector_size, made.target_size,
@@ -217,7 +223,7 @@ class Learner:
             batch = settings.core_batch if stage == 'core' else settings.joint_batch
             self.streams = Streams(self.data, batch, max(2, round(window / self.data.tick)),
                                    settings.seed + STAGES.index(stage))
-            self.carried = policy.initial_state(batch)
+            self.carried = policy.initial_state(batch).clone()
 
     def step(self, progress: float) -> dict[str, float]:
         """
@@ -227,25 +233,31 @@ class Learner:
         :return: loss and its parts.
         """
         self.step_count += 1
-        stage = STAGES.index(self.stage)
-        self._rng = np.random.default_rng((self.settings.seed, stage, self.step_count))
-        self._generator = torch.Generator().manual_seed(int(self._rng.integers(1 << 62)))
         self._progress = progress
         rate = self._schedule(progress)
         for group in self.optimizer.param_groups:
             group['lr'] = group['full_rate'] * rate
-        loss, parts = self._frames_loss() if self.stage == 'frames' else self._window_loss()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if self.streams is not None:
+            self._drawn = self.streams.draw()
         trained = [p for group in self.optimizer.param_groups for p in group['params']]
+        loss, parts = average_gradient(
+            self.group, self.settings.shards, trained,
+            [*self.policy.buffers(), *self.frame_head.buffers()], self._shard_loss, _PARTS)
         norm = float(nn.utils.clip_grad_norm_(trained, self.settings.clip))
         # One bad batch must not end the night's work: leave it out.
         if math.isfinite(norm):
             self.optimizer.step()
             update_average(self.average, self.policy, self.step_count,
                            self.settings.average)
-        return {'loss': float(loss.detach()), 'rate': rate, 'gradient': norm,
-                **{name: float(value.detach()) for name, value in parts.items()}}
+        return {'loss': loss, 'rate': rate, 'gradient': norm, **parts}
+
+    def gather(self) -> None:
+        """Bring the states that all processes carry together, so that one can save them."""
+        if self.streams is not None and self.group.size > 1:
+            own = torch.zeros(len(self.carried), 1, dtype=torch.bool)
+            for shard in self.group.own(self.settings.shards):
+                own[self._rows(shard)] = True
+            self.carried = self.group.add(torch.where(own, self.carried, 0.0))
 
     def finish(self) -> None:
         """Take the averaged weights as the policy's."""
@@ -258,12 +270,26 @@ class Learner:
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warm)
                                                                / (1 - warm))))
 
+    def _shard_loss(self, shard: int) -> tuple[Tensor, dict[str, Tensor]]:
+        several = (shard,) if self.settings.shards > 1 else ()
+        self._rng = np.random.default_rng((self.settings.seed, STAGES.index(self.stage),
+                                           self.step_count, *several))
+        self._generator = torch.Generator().manual_seed(int(self._rng.integers(1 << 62)))
+        return self._frames_loss() if self.stage == 'frames' else self._window_loss(
+            self._rows(shard))
+
+    def _rows(self, shard: int) -> slice:
+        """Return which streams are a shard's."""
+        each = len(self.carried) // self.settings.shards
+        return slice(shard * each, (shard + 1) * each)
+
     def _frames_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         policy, data = self.policy, self.data
         # Late in the stage batch norm keeps its statistics: without their noise the last
         # millimetres are learned, and a step takes two thirds of the time.
         policy.encoder.train(self._progress < _NORM_FIXED)
-        rows = self._rng.integers(0, len(data.frame_images), self.settings.frame_batch)
+        rows = self._rng.integers(0, len(data.frame_images),
+                                  self.settings.frame_batch // self.settings.shards)
         color, depth = map(torch.from_numpy, data.read_images(data.frame_images[rows]))
         color, depth = augment_images(color, depth, self._generator)
         features, attention, cells = policy.encoder.look(color, depth)
@@ -286,16 +312,15 @@ class Learner:
         actions = policy.action_scaling(torch.from_numpy(data.actions[used]))
         return self.frame_head.loss(features, vector, targets, actions)
 
-    def _window_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
+    def _window_loss(self, streams: slice) -> tuple[Tensor, dict[str, Tensor]]:
         policy, data, settings, rng = self.policy, self.data, self.settings, self._rng
-        assert self.streams is not None
-        ticks, valid, fresh = self.streams.draw()
+        ticks, valid, fresh = (drawn[streams] for drawn in self._drawn)
         images = self._held_images(data.images[ticks], fresh)
         if self.stage == 'core':
             features = self._stored_features(images)
             assert self.features is not None
             # The encoder rests, so this keeps the single-image heads fitting and does no more.
-            rows = rng.integers(0, len(data.frame_images), 256)
+            rows = rng.integers(0, len(data.frame_images), 256 // settings.shards)
             extra, parts = self._frame_terms(
                 torch.from_numpy(self.features[data.frame_images[rows]]), rows)
         else:
@@ -311,10 +336,10 @@ class Learner:
         # must find its way back from any state.
         forget = fresh & (rng.random(len(fresh)) < 0.5)
         state = torch.where(torch.from_numpy(forget)[:, None], policy.initial_state(len(fresh)),
-                            self.carried)
+                            self.carried[streams])
         outputs, state = policy.core.sequence(x, torch.from_numpy(elapsed)[..., None], state,
                                               torch.from_numpy(mask))
-        self.carried = state.detach()
+        self.carried[streams] = state.detach()
         chosen = np.arange(int(rng.integers(settings.loss_stride)), ticks.shape[1],
                            settings.loss_stride)
         keep = mask[:, chosen].reshape(-1)

@@ -62,6 +62,26 @@ class Progress:
         self.draw()
 
 
+class Silence:
+    """Progress of a process that leaves showing and writing to another one."""
+
+    def show(self, stage: str, share: float, text: str) -> None:
+        """Show nothing."""
+
+    def record(self, stage: str, step: int, kind: str, values: dict[str, float],
+               seconds: float) -> None:
+        """Keep nothing."""
+
+    def say(self, text: str) -> None:
+        """Print nothing."""
+
+    def draw(self) -> None:
+        """Draw nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
 def _tensorboard(folder: Path):
     try:
         from torch.utils.tensorboard import SummaryWriter

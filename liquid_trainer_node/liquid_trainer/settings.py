@@ -32,6 +32,8 @@ class LearningSettings:
     core_window: float = field(default=1.5, metadata={'description': 'of a stream', 'unit': 's'})
     joint_window: float = field(default=0.8, metadata={'description': 'of a stream',
                                                        'unit': 's'})
+    shards: int = field(default=1, metadata={
+        'description': 'parts of every batch, which processes share out among them'})
     loss_stride: int = field(default=4, metadata={'description': 'ticks from loss to loss'})
     frame_rate: float = field(default=3e-3, metadata={'description': 'learning rate, encoder'})
     core_rate: float = field(default=2e-3, metadata={'description': 'learning rate, core, heads'})
@@ -63,9 +65,14 @@ class LearningSettings:
                                  f'{", ".join(STAGES)}, one of them above, came {value!r}')
         if self.safe not in SAFE:
             raise ValueError(f'safe: expected one of {", ".join(SAFE)}, came {self.safe!r}')
-        for name in ('threads', 'frame_batch', 'core_batch', 'joint_batch', 'loss_stride'):
+        for name in ('threads', 'frame_batch', 'core_batch', 'joint_batch', 'loss_stride',
+                     'shards'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name}: expected at least 1, came {getattr(self, name)}')
+        for name in ('frame_batch', 'core_batch', 'joint_batch'):
+            if getattr(self, name) % self.shards:
+                raise ValueError(f'{name}: expected a multiple of the {self.shards} shards, came '
+                                 f'{getattr(self, name)}')
         for name in ('held_out', 'warm_up', 'average', 'drop_tick', 'drop_image'):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f'{name}: expected 0 to below 1, came {getattr(self, name)}')

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from liquid_policy.policy import Policy
 from liquid_trainer.arrays import ArrayEpisodes
 from liquid_trainer.average import update_average
+from liquid_trainer.parallel import Group, average_gradient
 from liquid_trainer.resume import ResumeError
 
 
@@ -36,13 +37,18 @@ class TaskLearningSettings:
     noise: float = field(default=0.02, metadata={
         'description': 'standard deviation added to observations, normalised'})
     balance: float = field(default=0.01, metadata={'description': 'of the usage loss'})
+    shards: int = field(default=1, metadata={
+        'description': 'parts of every batch, which processes share out among them'})
     held_out: float = field(default=0.05, metadata={'description': 'share of episodes'})
     seed: int = field(default=0, metadata={'description': 'of everything random'})
 
     def __post_init__(self):
-        for name in ('steps', 'batch', 'context'):
+        for name in ('steps', 'batch', 'context', 'shards'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name}: expected at least 1, came {getattr(self, name)}')
+        if self.batch % self.shards:
+            raise ValueError(f'batch: expected a multiple of the {self.shards} shards, came '
+                             f'{self.batch}')
         for name in ('rate', 'clip'):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f'{name}: expected above 0, came {getattr(self, name)}')
@@ -58,16 +64,22 @@ class TaskLearner:
     """
     One step after the other on random windows; the averaged weights are the result.
 
-    Every random number comes from `(seed, step)`, so a learner that is stopped, saved and loaded
-    goes on as if nothing had happened.
+    Every random number comes from `(seed, step)`, and the shard where there are several, so a
+    learner that is stopped, saved and loaded goes on as if nothing had happened.
 
     :param policy: to be learned; its scales are set here from the data.
     :param data: episodes to learn from.
     :param settings: how.
+    :param group: the processes that learn together; each takes its shards of every batch.
     """
 
-    def __init__(self, policy: Policy, data: ArrayEpisodes, settings: TaskLearningSettings):
+    def __init__(self, policy: Policy, data: ArrayEpisodes, settings: TaskLearningSettings,
+                 group: Group | None = None):
         self.policy, self.data, self.settings = policy, data, settings
+        self.group = group or Group()
+        self.group.own(settings.shards)
+        self.group.check_same('learning', f'{settings} {policy.settings} {data.vectors.shape}')
+        self.group.hand_out(policy.state_dict().values())
         made = policy.settings
         wanted = (made.vector_size, made.action_size)
         if (data.vectors.shape[1], data.actions.shape[1]) != wanted:
@@ -100,25 +112,29 @@ class TaskLearner:
         """Take one step and return loss, rate and the gradient's norm."""
         settings, policy = self.settings, self.policy
         self.step_count += 1
-        rng = np.random.default_rng((settings.seed, 1, self.step_count))
-        generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
-        # Dropout draws from the one generator that torch has for it.
-        torch.manual_seed(int(rng.integers(1 << 62)))
         rate = self._rate()
         for group in self.optimizer.param_groups:
             group['lr'] = settings.rate * rate
         policy.train()
-        steps = rng.integers(0, len(self.data.vectors), settings.batch)
-        loss, parts = self._loss(self.data, steps, generator, settings.noise)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, parts = average_gradient(self.group, settings.shards, self._trained,
+                                       list(policy.buffers()), self._shard_loss, ('balance',))
         norm = float(nn.utils.clip_grad_norm_(self._trained, settings.clip))
         # One bad batch must not end the night's work: leave it out.
         if math.isfinite(norm):
             self.optimizer.step()
             update_average(self.average, self.policy, self.step_count,
                            self.settings.average)
-        return {'loss': float(loss.detach()), **parts, 'rate': rate, 'gradient': norm}
+        return {'loss': loss, **parts, 'rate': rate, 'gradient': norm}
+
+    def _shard_loss(self, shard: int) -> tuple[Tensor, dict[str, Tensor]]:
+        settings = self.settings
+        several = (shard,) if settings.shards > 1 else ()
+        rng = np.random.default_rng((settings.seed, 1, self.step_count, *several))
+        generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        # Dropout draws from the one generator that torch has for it.
+        torch.manual_seed(int(rng.integers(1 << 62)))
+        steps = rng.integers(0, len(self.data.vectors), settings.batch // settings.shards)
+        return self._loss(self.data, steps, generator, settings.noise)
 
     def score(self, data: ArrayEpisodes, stride: int = 3) -> dict[str, float]:
         """
@@ -171,11 +187,11 @@ class TaskLearner:
         return answer, policy.action_scaling(chunk - policy.origin(vectors[:, -1])), inside
 
     def _loss(self, data: ArrayEpisodes, steps: np.ndarray, generator: torch.Generator,
-              noise: float) -> tuple[Tensor, dict[str, float]]:
+              noise: float) -> tuple[Tensor, dict[str, Tensor]]:
         answer, chunk, mask = self._answer(data, steps, generator, noise)
         loss = self.policy.head.loss(answer, chunk, mask, generator)
         balance = self.policy.head.balance(answer)
-        return loss + self.settings.balance * balance, {'balance': float(balance.detach())}
+        return loss + self.settings.balance * balance, {'balance': balance}
 
     def save(self, path: str | Path, extra: dict[str, Any]) -> None:
         """
@@ -211,7 +227,8 @@ class TaskLearner:
                               'start without --resume') from error
         for name, own in (('policy', self.policy.settings.to_dict()),
                           ('settings', asdict(self.settings))):
-            if meta[name] != json.loads(json.dumps(own)):
+            # States that were saved before there were shards do not name them.
+            if {'shards': 1, **meta[name]} != {'shards': 1, **json.loads(json.dumps(own))}:
                 raise ResumeError(f'{path}: expected {name} {own}, came {meta[name]}; use the '
                                   'same arguments')
 

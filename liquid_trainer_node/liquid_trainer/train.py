@@ -6,10 +6,11 @@ import argparse
 import ctypes
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ from liquid_trainer.learner import (
     fit_feature_scaling,
     fit_scaling,
 )
-from liquid_trainer.progress import Progress
+from liquid_trainer.parallel import Group
+from liquid_trainer.progress import Progress, Silence
 from liquid_trainer.resume import load_learner, read_extra, save_learner
 from liquid_trainer.safe_actions import PROJECTED_HEADS, SafeActions, find_description
 from liquid_trainer.scores import frame_scores, held_out_scores
@@ -53,11 +55,14 @@ class Training:
     :param quiet: print nothing.
     :param scaled: the policy has been trained before: leave its scales as they are.
     :param description: the robot's URDF or xacro, for learning with the barrier.
+    :param group: the processes that learn together; the leading one scores and writes.
     """
 
     def __init__(self, episodes: list[StoredEpisode], interface: Interface, policy: Policy,
                  settings: LearningSettings, output: Path, resume: bool = False,
-                 quiet: bool = False, scaled: bool = False, description: Path | None = None):
+                 quiet: bool = False, scaled: bool = False, description: Path | None = None,
+                 group: Group | None = None):
+        self.group = group or Group()
         self.interface, self.policy, self.settings = interface, policy, settings
         self.output = output
         names = [episode.name for episode in episodes]
@@ -65,6 +70,8 @@ class Training:
         tick = 1.0 / interface.rate
         self.data = Demonstrations([episodes[i] for i in learned], tick)
         self.held = Demonstrations([episodes[i] for i in held], tick) if held else None
+        self.group.check_same('demonstrations', f'{names} {self.data.bounds.tolist()}')
+        self.group.check_same('settings', f'{settings} {policy.settings}')
         self.scores: dict[str, float] = {}
         self._spent = 0.0           # of the stage [s]
         self._before = 0.0          # of the stages before it [s]
@@ -74,8 +81,10 @@ class Training:
         self._best: tuple[float, dict[str, torch.Tensor]] | None = None
         if not (resume or scaled):
             fit_scaling(policy, self.data, interface.action_units, interface.target_units)
+        self.group.hand_out(policy.state_dict().values())
         self.learner = Learner(policy, self.data, settings, [
-            index for index, unit in enumerate(interface.target_units) if unit == 'm'])
+            index for index, unit in enumerate(interface.target_units) if unit == 'm'],
+            self.group)
         if settings.safe == 'barrier':
             if description is None or policy.settings.head.kind not in PROJECTED_HEADS:
                 raise ValueError('safe: barrier: expected a robot description and a head among '
@@ -83,10 +92,12 @@ class Training:
                                  f'{policy.settings.head.kind}')
             self.learner.safe = SafeActions.load(interface, description, self.data)
         if resume:
+            self.group.hand_out_file(self._resume_path)
             extra = load_learner(self._resume_path, self.learner)
             self._first, self._spent = extra['next'], extra['spent']
             self._before, self.scores = extra['before'], extra['scores']
-        self.progress = Progress(output, append=resume, quiet=quiet)
+        self.progress = (Progress(output, append=resume, quiet=quiet) if self.group.leads
+                         else Silence())
 
     @property
     def _resume_path(self) -> Path:
@@ -108,6 +119,7 @@ class Training:
         if not path.exists():
             self._export(path)
         self.progress.close()
+        self.group.wait()
         return path
 
     def _limit(self, stage: str) -> float:
@@ -138,7 +150,14 @@ class Training:
         # Encoding and scoring do not count: the schedule is of learning.
         last = time.monotonic()
         every = {'frames': 120.0, 'core': 90.0, 'joint': 150.0}[stage]
-        while (share := self._share(stage)) < 1.0:
+        while True:
+            share, save = self.group.agree(
+                self._share(stage), float(self._spent - saved >= 60.0 * settings.save_every))
+            if save:
+                self._save()
+                saved, last = self._spent, time.monotonic()
+            if share >= 1.0:
+                break
             values = learner.step(share)
             count += 1
             for name, value in values.items():
@@ -155,9 +174,6 @@ class Training:
             if self._spent - scored >= every:
                 self._score(stage)
                 scored, last = self._spent, time.monotonic()
-            if self._spent - saved >= 60.0 * settings.save_every:
-                self._save()
-                saved = self._spent
         if count:
             self.progress.record(stage, learner.step_count, 'train',
                                  {name: value / count for name, value in sums.items()},
@@ -166,6 +182,7 @@ class Training:
         learner.finish()
         if self._best is not None:
             self.policy.load_state_dict(self._best[1])
+        self.group.hand_out(self.policy.state_dict().values())
         self._before += self._spent
         self._spent = 0.0
         self._save(finished=True)
@@ -173,6 +190,9 @@ class Training:
     def _save(self, finished: bool = False) -> None:
         stage = self.learner.stage
         after = (*STAGES[1:], None)[STAGES.index(stage)] if finished else stage
+        self.learner.gather()
+        if not self.group.leads:
+            return
         save_learner(self._resume_path, self.learner, {
             'next': after, 'spent': self._spent, 'before': self._before, 'scores': self.scores})
         self.progress.draw()
@@ -191,18 +211,31 @@ class Training:
             if done % 1024 < count:
                 self.progress.show(stage, 0.0, f'encoding images {done}/{self.data.image_count}')
 
-        features = encode_images(self.policy, self.data, seed=self.settings.seed + 1,
-                                 progress=show)
+        features = self._encode_shards(show)
         size = self.policy.settings.feature_size
         never = bool((self.policy.input_scaling.scale[:size] == 1.0).all())
         if refit and (never or not self._scaled):
             fit_feature_scaling(self.policy, features)
         self.learner.features = features
-        self._held_features = encode_images(self.policy, self.held) if self.held else None
+        if self.group.leads and self.held:
+            self._held_features = encode_images(self.policy, self.held)
+
+    def _encode_shards(self, progress: Callable[[int], None]) -> np.ndarray:
+        """Return the features of all images, every process having encoded its shards."""
+        shards, count = self.settings.shards, self.data.image_count
+        features = np.zeros((count, self.policy.settings.feature_size), np.float32)
+        bounds = np.linspace(0, count, shards + 1).astype(int)
+        for shard in self.group.own(shards):
+            numbers = np.arange(bounds[shard], bounds[shard + 1])
+            features[numbers] = encode_images(self.policy, self.data, numbers,
+                                              self.settings.seed + 1 + shard, progress=progress)
+        # Zeros where others have encoded.
+        self.group.add(torch.from_numpy(features))
+        return features
 
     def _score(self, stage: str) -> None:
         """Score the averaged weights on the held-out episodes; in `core`, remember the best."""
-        if self.held is None:
+        if self.held is None or not self.group.leads:
             return
         training = {name: value.clone() for name, value in self.policy.state_dict().items()}
         self.learner.finish()
@@ -228,6 +261,8 @@ class Training:
         self.progress.say(f'{stage} {self._spent / 60:.1f} min: {_text(scores)}')
 
     def _export(self, path: Path) -> None:
+        if not self.group.leads:
+            return
         card = self.card()
         version = f'{self.interface.robot}-{self.policy.settings.core.name}-' \
             f'{datetime.now(timezone.utc):%Y%m%dT%H%M%S}'
@@ -253,6 +288,7 @@ class Training:
             'date': f'{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}',
             'held_out': self.scores,
             'learning': self.settings.to_dict(),
+            'processes': self.group.size,
         }
 
 
@@ -336,6 +372,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--stage-steps', default=None,
                         help='steps for each stage instead of time: repeatable exactly')
     parser.add_argument('--threads', type=int, default=default.threads, help='processor threads')
+    parser.add_argument('--shards', type=int, default=None,
+                        help='parts of every batch that processes share out; as many as '
+                        'processes when left out')
     parser.add_argument('--seed', type=int, default=default.seed, help='of everything random')
     parser.add_argument('--held-out', type=float, default=default.held_out,
                         help='share of episodes to score on')
@@ -376,7 +415,8 @@ def _settings(arguments: argparse.Namespace, default: LearningSettings) -> Learn
     steps = numbers(arguments.stage_steps, int) if arguments.stage_steps else None
     return dataclasses.replace(default, minutes=minutes, steps=steps, seed=arguments.seed,
                                threads=arguments.threads, held_out=arguments.held_out,
-                               safe=arguments.safe)
+                               safe=arguments.safe,
+                               shards=arguments.shards or int(os.environ.get('WORLD_SIZE', 1)))
 
 
 def _start_from(policy: Policy, arguments: argparse.Namespace) -> Policy:
@@ -402,35 +442,56 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(arguments.settings.threads)
     torch.manual_seed(arguments.settings.seed)
     np.random.seed(arguments.settings.seed)
+    group = Group()
     try:
-        interface = load_interface(arguments.interface)
-        episodes = cached_episodes(
-            arguments.bags, interface, arguments.cache, arguments.settings.threads,
-            None if arguments.quiet else lambda done, of: print(
-                f'\rbags decoded: {done}/{of}', end='\n' if done == of else '', flush=True))
-        policy = _start_from(build_policy(interface, arguments.core, arguments.width,
-                                          arguments.core_options, arguments.head,
-                                          arguments.head_options), arguments)
-        settings = arguments.settings
-        if arguments.resume:
-            kept = read_extra(arguments.output / 'resume.safetensors')['settings']
-            values: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in kept.items()}
-            settings = LearningSettings(**values)
-            if arguments.stage_minutes:     # more time than it was given at first
-                settings = dataclasses.replace(settings, minutes=arguments.settings.minutes)
-        description = arguments.description
-        if settings.safe == 'barrier' and description is None:
-            description = find_description(arguments.interface, interface.description)
-        path = Training(episodes, interface, policy, settings, arguments.output,
-                        arguments.resume, arguments.quiet, arguments.init is not None,
-                        description).run()
+        group = Group.join()
+        path = _train(arguments, group)
     except (ValueError, OSError) as error:
         print(f'train: {error}', file=sys.stderr)
         return 1
-    print(f'checkpoint: {path}')
+    finally:
+        group.leave()
+    if group.leads:
+        print(f'checkpoint: {path}')
     return 0
+
+
+def _train(arguments: argparse.Namespace, group: Group) -> Path:
+    interface = load_interface(arguments.interface)
+    quiet = arguments.quiet or not group.leads
+
+    def episodes_of() -> list[StoredEpisode]:
+        return cached_episodes(
+            arguments.bags, interface, arguments.cache,
+            arguments.settings.threads * group.local_size,
+            None if quiet else lambda done, of: print(
+                f'\rbags decoded: {done}/{of}', end='\n' if done == of else '', flush=True))
+
+    # One process of each machine decodes; what the others wait for is then in the cache.
+    if group.local_rank == 0:
+        episodes = episodes_of()
+    group.wait()
+    if group.local_rank != 0:
+        episodes = episodes_of()
+    policy = _start_from(build_policy(interface, arguments.core, arguments.width,
+                                      arguments.core_options, arguments.head,
+                                      arguments.head_options), arguments)
+    settings = arguments.settings
+    if arguments.resume:
+        state = arguments.output / 'resume.safetensors'
+        group.hand_out_file(state)
+        kept = read_extra(state)['settings']
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in kept.items()}
+        settings = LearningSettings(**values)
+        if arguments.stage_minutes:     # more time than it was given at first
+            settings = dataclasses.replace(settings, minutes=arguments.settings.minutes)
+    description = arguments.description
+    if settings.safe == 'barrier' and description is None:
+        description = find_description(arguments.interface, interface.description)
+    return Training(episodes, interface, policy, settings, arguments.output, arguments.resume,
+                    quiet, arguments.init is not None, description, group).run()
 
 
 if __name__ == '__main__':
