@@ -1,4 +1,4 @@
-"""The policy on the robot: ONNX Runtime on one thread, no torch."""
+"""The policy on the robot, on one thread and without torch: written out, or ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime
 
-from liquid_policy.checkpoint import Checkpoint, CheckpointError
+from liquid_policy.checkpoint import Checkpoint
 from liquid_policy.head_settings import head_values
+from liquid_policy.numpy_step import NumpyStep
+from liquid_policy.onnx_graph import OnnxGraph, OnnxStep
+from liquid_policy.settings import PolicySettings
 
-_TYPES = {'tensor(float)': np.float32, 'tensor(uint8)': np.uint8}
+ENGINES = ('auto', 'numpy', 'onnx')
 
 
 @dataclass(frozen=True)
@@ -33,55 +35,12 @@ class Distribution:
     estimate_scale: np.ndarray
 
 
-class _Graph:
-    """An ONNX graph with its inputs and outputs bound to fixed memory."""
-
-    def __init__(self, data: bytes, threads: int, name: str):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        # Waiting threads must not burn a core that other nodes need.
-        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(data, options,
-                                                         providers=['CPUExecutionProvider'])
-        except Exception as error:      # onnxruntime's errors share no base class
-            raise CheckpointError(f'{name}: expected a graph that ONNX Runtime '
-                                  f'{onnxruntime.__version__} can load, came: {error}; export '
-                                  'the checkpoint again') from error
-        self._binding = self._session.io_binding()
-        self.inputs = self._bind(self._session.get_inputs(), self._binding.bind_input)
-        self.outputs = self._bind(self._session.get_outputs(), self._binding.bind_output)
-
-    @staticmethod
-    def _bind(nodes, bind) -> dict[str, np.ndarray]:
-        arrays = {}
-        for node in nodes:
-            array = np.zeros(node.shape, _TYPES[node.type])
-            bind(node.name, 'cpu', 0, array.dtype.type, array.shape, array.ctypes.data)
-            arrays[node.name] = array
-        return arrays
-
-    def run(self) -> None:
-        """Compute the outputs from what the input arrays hold."""
-        self._session.run_with_iobinding(self._binding)
-
-
-def _fill(target: np.ndarray, value: np.ndarray, name: str) -> None:
-    value = np.asarray(value)
-    if value.shape != target.shape[1:]:
-        raise ValueError(f'{name}: expected shape {target.shape[1:]}, came {value.shape}')
-    target[0] = value
-
-
 class EncoderRuntime:
     """Features of an image, as the checkpoint's encoder sees it."""
 
     def __init__(self, checkpoint: Checkpoint, threads: int = 1):
         self.identity = checkpoint.version
-        self._graph = _Graph(checkpoint.export('encoder.onnx'), threads, 'encoder.onnx')
+        self._graph = OnnxGraph(checkpoint.export('encoder.onnx'), threads, 'encoder.onnx')
 
     def encode(self, color: np.ndarray, depth: np.ndarray) -> np.ndarray:
         """
@@ -97,8 +56,8 @@ class EncoderRuntime:
         if not np.issubdtype(depth.dtype, np.floating):
             raise ValueError(f'depth: expected floats in metres, came {depth.dtype}')
         graph = self._graph
-        _fill(graph.inputs['color'], color, 'color')
-        _fill(graph.inputs['depth'], depth, 'depth')
+        graph.fill('color', color)
+        graph.fill('depth', depth)
         graph.run()
         features = graph.outputs['features'][0].copy()
         if not np.isfinite(features).all():
@@ -111,23 +70,41 @@ class PolicyRuntime:
     """
     The policy step by step; equal to torch within 1e-5.
 
-    Heads that draw samples are given noise from a generator of their own, so that the same seed
-    and the same observations give the same answers.
+    Cores and heads that `NumpyStep` knows run written out in numpy, all others as their exported
+    graph. Heads that draw samples are given noise from a generator of their own, so that the
+    same seed and the same observations give the same answers.
     """
 
-    def __init__(self, checkpoint: Checkpoint, threads: int = 1, seed: int = 0):
+    def __init__(self, checkpoint: Checkpoint, threads: int = 1, seed: int = 0,
+                 engine: str = 'auto'):
+        """
+        Build the step.
+
+        :param checkpoint: the policy; its weights are not kept.
+        :param threads: of an ONNX graph.
+        :param seed: of the noise.
+        :param engine: `numpy`, `onnx`, or `auto`: numpy where it is written out.
+        :raises ValueError: for another engine, or a policy that `numpy` does not know.
+        """
+        if engine not in ENGINES:
+            raise ValueError(f'engine: expected one of {", ".join(ENGINES)}, came {engine!r}')
         self.version = checkpoint.version
-        self._observe, self._threads = checkpoint.exports.get('observe.onnx'), threads
-        self._graph = _Graph(checkpoint.export('step.onnx'), threads, 'step.onnx')
-        self._observer: _Graph | None = None
-        self.state_size = self._graph.inputs['state'].shape[1]
-        self._noise = self._graph.inputs.get('noise')
-        self.horizon = self._graph.outputs['means'].shape[2]
+        written = NumpyStep.of(checkpoint) if engine != 'onnx' else None
+        if written is None and engine == 'numpy':
+            raise ValueError(f"engine: expected 'onnx' or 'auto' for model {self.version!r}, "
+                             'whose core or head is not written out in numpy')
+        self.engine = 'onnx' if written is None else 'numpy'
+        self._step = OnnxStep(checkpoint, threads) if written is None else written
+        self.state_size, self.horizon = self._step.state_size, self._step.horizon
+        self._observed, self._features = self._step.observed, PolicySettings.from_dict(
+            checkpoint.settings).feature_size
+        self._nothing = np.zeros(max(len(self._observed), self.state_size), np.float32)
         self.seed(seed)
 
     def seed(self, seed: int) -> None:
         """Start the noise anew."""
-        self._random = np.random.Generator(np.random.SFC64(seed))
+        if isinstance(self._step, OnnxStep):
+            self._step.seed(seed)
 
     def initial_state(self) -> np.ndarray:
         """Return the state before anything was seen, `(state_size,)`."""
@@ -140,15 +117,7 @@ class PolicyRuntime:
 
         :raises CheckpointError: if the checkpoint is from before this was exported.
         """
-        if self._observer is None:
-            if self._observe is None:
-                raise CheckpointError(f'checkpoint {self.version!r}: expected the exported file '
-                                      "'observe.onnx', came none; export it with the train "
-                                      'command')
-            self._observer = _Graph(self._observe, self._threads, 'observe.onnx')
-        self._feed(self._observer, features, vector, elapsed, state)
-        self._observer.run()
-        return self._observer.outputs['next_state'][0].copy()
+        return self._step.observe(elapsed, self._feed(features, vector, elapsed, state))
 
     def step(self, features: np.ndarray, vector: np.ndarray, elapsed: float,
              state: np.ndarray) -> tuple[np.ndarray, Distribution]:
@@ -161,33 +130,34 @@ class PolicyRuntime:
         :param state: `(state_size,)`.
         :raises ValueError: if a shape is wrong, a number is not finite or time ran backwards.
         """
-        self._feed(self._graph, features, vector, elapsed, state)
-        if self._noise is not None:
-            self._random.standard_normal(dtype=np.float32, out=self._noise)
-        self._graph.run()
-        outputs = self._graph.outputs
-        # Copies: the graph's memory is written again at the next step.
-        return outputs['next_state'][0].copy(), Distribution(
-            *(outputs[name][0].copy() for name in (
-                'weights', 'means', 'scales', 'estimate_mean', 'estimate_scale')))
+        state = self._feed(features, vector, elapsed, state)
+        after, *answer = self._step.step(elapsed, state)
+        return after, Distribution(*answer)
 
-    @staticmethod
-    def _feed(graph: _Graph, features: np.ndarray, vector: np.ndarray, elapsed: float,
-              state: np.ndarray) -> None:
+    def _feed(self, features: np.ndarray, vector: np.ndarray, elapsed: float,
+              state: np.ndarray) -> np.ndarray:
+        """Check all inputs and hand over what was observed; return the state as an array."""
         if not (math.isfinite(elapsed) and elapsed >= 0.0):
             raise ValueError(f'elapsed: expected a finite time of at least 0 s, came {elapsed}')
-        inputs = graph.inputs
-        if 'features' not in inputs and np.size(features):
-            raise ValueError(f'features: expected none, this policy has no images; came '
-                             f'{np.size(features)}')
-        for name, value in (('features', features), ('vector', vector), ('state', state)):
-            if name not in inputs:
-                continue
-            _fill(inputs[name], value, name)
-            # A sum is finite only if every term is; it costs a third of isfinite().all().
-            if not math.isfinite(inputs[name].sum()):
-                raise ValueError(f'{name}: expected finite numbers, came NaN or infinity')
-        inputs['elapsed'][0, 0] = elapsed
+        observed, count = self._observed, self._features
+        given = (('features', np.asarray(features), (count,)),
+                 ('vector', np.asarray(vector), (len(observed) - count,)),
+                 ('state', np.asarray(state, np.float32), (self.state_size,)))
+        for name, value, shape in given:
+            if value.shape != shape:
+                raise ValueError(
+                    f'features: expected none, this policy has no images; came {value.size}'
+                    if shape == (0,) else f'{name}: expected shape {shape}, came {value.shape}')
+        observed[:count], observed[count:] = given[0][1], given[1][1]
+        state = given[2][1]
+        # NaN and infinity survive being multiplied by 0: the cheapest test of many numbers.
+        nothing = self._nothing
+        if not math.isfinite(observed.dot(nothing[:len(observed)])
+                             + state.dot(nothing[:len(state)])):
+            for name, value, _ in given:
+                if not np.isfinite(value).all():
+                    raise ValueError(f'{name}: expected finite numbers, came NaN or infinity')
+        return state
 
 
 def chunk_time(checkpoint: Checkpoint) -> float:
@@ -253,18 +223,21 @@ class ModeKeeper:
         :param distribution: the policy's answer.
         :param elapsed: time since the last call [s].
         """
-        heaviest = int(np.argmax(distribution.weights))
-        index = heaviest
+        weights = distribution.weights.tolist()
+        index = heaviest = weights.index(max(weights))
+        least = self._threshold * weights[heaviest]
         self._age += elapsed
         past = int(round(self._age / self._dt))
-        if self._plan is not None and past < len(self._plan):
+        # Most often no other component is heavy enough to be kept.
+        if self._plan is not None and past < len(self._plan) \
+                and sum(weight >= least for weight in weights) > 1:
             rest = self._plan[past:]
             ahead = distribution.means[:, :len(rest)]
             # In standard deviations, so that rad/s, suction and m/s weigh alike.
             error = (ahead - rest) / distribution.scales[:, :len(rest)]
             nearest = int(np.argmin(np.square(error).mean((1, 2))))
-            least = self._threshold * distribution.weights[heaviest]
-            if distribution.weights[nearest] >= least:
+            if weights[nearest] >= least:
                 index = nearest
         self._plan, self._age = distribution.means[index], 0.0
-        return index, np.clip(self._plan, self._low, self._high)
+        chunk = np.maximum(self._plan, self._low)
+        return index, np.minimum(chunk, self._high, out=chunk)

@@ -108,8 +108,9 @@ class Model:
             elapsed = self._period
         state, distribution = self._runtime.step(
             inputs.features, inputs.vector, elapsed, self._state)
-        # A sum is finite only if every term is.
-        if not math.isfinite(state.sum() + distribution.means.sum()):
+        # A sum of squares is finite only if every term is, and costs half of a sum.
+        if not math.isfinite(np.vdot(state, state)
+                             + np.vdot(distribution.means, distribution.means)):
             self.reset()
             raise ValueError(f'model {self.version} answered with numbers that are not finite; '
                              'its state starts anew')

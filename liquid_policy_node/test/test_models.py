@@ -122,7 +122,8 @@ def test_any_head_runs_in_the_policy_node(untrained, kind):
         small |= {'schedule': 'ddim', 'steps': 2}
     settings = replace(to_policy(untrained).settings, head=head_settings({'kind': kind, **small}))
     policy = Policy(settings).eval()
-    model = Model(replace(untrained, settings=settings.to_dict(), exports={
+    weights = {name: value.numpy() for name, value in policy.state_dict().items()}
+    model = Model(replace(untrained, settings=settings.to_dict(), weights=weights, exports={
         **untrained.exports, 'step.onnx': export_step(policy),
         'observe.onnx': export_observe(policy)}), 'nowhere')
     for inputs in make_inputs(4):

@@ -49,7 +49,7 @@ def pair(request, tmp_path_factory):
 
 def test_exported_form_equals_torch_on_a_run(pair):
     policy, checkpoint = pair
-    encoder, runtime = EncoderRuntime(checkpoint), PolicyRuntime(checkpoint)
+    encoder, runtime = EncoderRuntime(checkpoint), PolicyRuntime(checkpoint, engine='onnx')
     rng = np.random.default_rng(0)
     state, other = runtime.initial_state(), policy.initial_state()
     for tick in range(60):
@@ -125,7 +125,7 @@ def headed(request):
 def test_every_head_is_exported_with_its_whole_sampling_loop(headed):
     policy, checkpoint = headed
     assert set(checkpoint.exports) == {'step.onnx', 'observe.onnx'}
-    runtime = PolicyRuntime(checkpoint, seed=3)
+    runtime = PolicyRuntime(checkpoint, seed=3, engine='onnx')
     random = np.random.Generator(np.random.SFC64(3))        # the noise that the runtime draws
     rng = np.random.default_rng(0)
     nothing, state, other = np.zeros(0, np.float32), runtime.initial_state(), \
@@ -233,7 +233,7 @@ def test_broken_graph_is_refused():
     broken = _CACHE['checkpoint']
     exports = {**broken.exports, 'step.onnx': b'not a graph'}
     with pytest.raises(CheckpointError, match='export the checkpoint again'):
-        PolicyRuntime(type(broken)(**{**broken.__dict__, 'exports': exports}))
+        PolicyRuntime(type(broken)(**{**broken.__dict__, 'exports': exports}), engine='onnx')
 
 
 def _two_plans(first_weight):
