@@ -9,13 +9,10 @@ from __future__ import annotations
 import argparse
 import base64
 import datetime
-import html
-import json
+import functools
 import math
-import os
 import sys
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from liquid_sim import report_plots, run_statistics, run_table
 from liquid_sim.pictures import Picture, smaller_jpeg
 from liquid_sim.report_plots import DrawnLimits, packed
 from liquid_sim.run_record import RecordError, Run, read_run
+from liquid_trainer.page import Page, page_file, tile, tone_of, write_page
 
 # Pictures may fill this much of the page before base64 makes them a third larger [bytes].
 PICTURE_BUDGET = 8_500_000
@@ -57,19 +55,6 @@ def fitted(pictures: dict[str, tuple[Picture, ...]], budget: int) -> dict[str, l
     return kept
 
 
-def _tile(value: str, unit: str, label: str, tone: str = '') -> str:
-    small = f'<small>{html.escape(unit)}</small>' if unit else ''
-    return (f'<div class="tile {tone}"><b>{html.escape(value)}{small}</b>'
-            f'<span>{html.escape(label)}</span></div>')
-
-
-def _tone(value: float, good: float, bearable: float) -> str:
-    """Return good, warn or bad for a value of which less is better."""
-    if not math.isfinite(value):
-        return ''
-    return 'good' if value <= good else 'warn' if value <= bearable else 'bad'
-
-
 def tiles(run: Run) -> str:
     """
     Return the summary at the top of the page.
@@ -89,43 +74,25 @@ def tiles(run: Run) -> str:
     number = run_table.number
     found = []
     if len(run.conveyor):
-        found.append(_tile(f'{parts.picked} / {parts.picked + parts.missed}',
-                           f'{parts.success:.0%}' if math.isfinite(parts.success) else '',
-                           'parts picked, of those decided',
-                           _tone(1 - parts.success, 0.201, 0.5)))
+        found.append(tile(f'{parts.picked} / {parts.picked + parts.missed}',
+                          f'{parts.success:.0%}' if math.isfinite(parts.success) else '',
+                          'parts picked, of those decided',
+                          tone_of(1 - parts.success, 0.201, 0.5)))
     if error.count:
-        found.append(_tile(number(error.p50, 1, 1e3), 'mm', 'part position error, median',
-                           _tone(error.p50, 0.015, 0.04)))
+        found.append(tile(number(error.p50, 1, 1e3), 'mm', 'part position error, median',
+                          tone_of(error.p50, 0.015, 0.04)))
     if latency.count:
-        found.append(_tile(f'{number(latency.p50, 1, 1e3)} / {number(latency.p99, 1, 1e3)}',
-                           'ms', 'image stamp to command, p50 / p99',
-                           _tone(latency.p99, LATENCY_BUDGET, 0.03)))
+        found.append(tile(f'{number(latency.p50, 1, 1e3)} / {number(latency.p99, 1, 1e3)}',
+                          'ms', 'image stamp to command, p50 / p99',
+                          tone_of(latency.p99, LATENCY_BUDGET, 0.03)))
     if safety.commands:
-        found.append(_tile(number(share, 1, 100), '%',
-                           f'commands changed by safety ({safety.interventions})',
-                           _tone(share, 0.05, 0.25)))
-    found.append(_tile(f'{lost}', f'of {total:,}', 'messages lost',
-                       _tone(lost / max(total, 1), 0.0005, 0.01)))
-    found.append(_tile(number(run.duration, 1), 's', 'recorded'))
+        found.append(tile(number(share, 1, 100), '%',
+                          f'commands changed by safety ({safety.interventions})',
+                          tone_of(share, 0.05, 0.25)))
+    found.append(tile(f'{lost}', f'of {total:,}', 'messages lost',
+                      tone_of(lost / max(total, 1), 0.0005, 0.01)))
+    found.append(tile(number(run.duration, 1), 's', 'recorded'))
     return ''.join(found)
-
-
-def tables(blocks: Sequence[run_table.Block]) -> str:
-    """
-    Return the figures as HTML tables.
-
-    :param blocks: the table the demo prints.
-    """
-    pieces = []
-    for block in blocks:
-        head = ''.join(f'<th>{html.escape(cell)}</th>' for cell in block.head)
-        rows = ''.join('<tr>' + ''.join(f'<td>{html.escape(cell)}</td>' for cell in row) + '</tr>'
-                       for row in block.rows)
-        note = f'<p class="note">{html.escape(block.note)}</p>' if block.note else ''
-        pieces.append(f'<div class="card"><h3>{html.escape(block.title)}</h3><table>'
-                      f'{f"<thead><tr>{head}</tr></thead>" if any(block.head) else ""}'
-                      f'<tbody>{rows}</tbody></table>{note}</div>')
-    return ''.join(pieces)
 
 
 def events(run: Run) -> list[dict[str, Any]]:
@@ -204,27 +171,14 @@ def page(run: Run, limits: DrawnLimits | None = None, notes: Sequence[str] = ())
         subtitle[0] += f', policy {", ".join(run.policy.versions)}'
     if not run.simulated_time:
         subtitle[0] += f', recorded {recorded:%Y-%m-%d %H:%M} UTC'
-    title = 'Run of the robot'
-    replacements = {
-        'STYLE': _asset('report.css'),
-        'SCRIPT': _asset('report.js'),
-        'TITLE': title,
-        'SUBTITLE': '<br>'.join(html.escape(note) for note in [*subtitle, *run.notes, *notes]),
-        'TILES': tiles(run),
-        'TABLES': tables(run_table.blocks(run)),
-        'FOOTER': 'Space plays and pauses, arrow keys step, moving over a plot moves the '
-                  'animation; drag in a plot to zoom, double-click to zoom out.',
-        # `</script>` inside a string would end the script element.
-        'DATA': json.dumps(content, separators=(',', ':'), allow_nan=False).replace('</', '<\\/'),
-    }
-    text = _asset('report.html')
-    for name, value in replacements.items():
-        text = text.replace(f'@{name}@', value)
-    return text
-
-
-def _asset(name: str) -> str:
-    return (resources.files('liquid_sim') / 'report_page' / name).read_text('utf-8')
+    asset = functools.partial(page_file, package='liquid_sim', folder='report_page')
+    return Page(
+        'Run of the robot', [*subtitle, *run.notes, *notes], tiles(run), content,
+        run_table.blocks(run), 'The same numbers the demo prints.',
+        '<section id="player"></section>',
+        'Space plays and pauses, arrow keys step, moving over a plot moves the animation; drag '
+        'in a plot to zoom, double-click to zoom out.',
+        asset('report.css'), asset('player.js')).html()
 
 
 def drawn_limits(interface_file: str | Path | None,
@@ -263,12 +217,7 @@ def write_report(run: Run, output: str | Path, **details: Any) -> int:
     :param details: passed to `page`.
     :return: size of the file [bytes].
     """
-    output = Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    beside = output.with_name(f'.{output.name}.{os.getpid()}')
-    beside.write_text(page(run, **details), 'utf-8')
-    beside.replace(output)
-    return output.stat().st_size
+    return write_page(page(run, **details), output)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

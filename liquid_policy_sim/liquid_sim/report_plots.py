@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +9,21 @@ import numpy as np
 
 from liquid_sim import run_statistics
 from liquid_sim.run_record import Run, Series
+from liquid_trainer.plots import (
+    BLUE,
+    GREEN,
+    GREY,
+    MOST_POINTS,
+    ORANGE,
+    PALETTE,
+    PURPLE,
+    RED,
+    area,
+    line,
+    packed,
+    spans,
+)
 
-BLUE, ORANGE, GREEN, GREY = '#2464d6', '#e07a1f', '#14885a', '#9aa7b4'
-RED, PURPLE = '#c4322b', '#8a4fbf'
-# Paul Tol's bright scheme and neighbours: told apart by colour-blind readers too.
-PALETTE = ('#4477aa', '#ee6677', '#228833', '#ccbb44', '#66ccee', '#aa3377', '#bbbbbb', '#222222')
-# A screen shows about 1300 pixels across; twice that keeps peaks when zoomed a little.
-MOST_POINTS = 6000
 BANDS = {'limiting': ('rgba(240, 180, 41, 0.25)', '#f0b429', 2),
          'braking': ('rgba(214, 69, 61, 0.20)', '#d6453d', 3),
          'stopped': ('rgba(90, 60, 140, 0.22)', '#5a3c8c', 4)}
@@ -33,91 +40,6 @@ class DrawnLimits:
 
     position: dict[str, tuple[float, float]] = field(default_factory=dict)
     rate: dict[str, float] = field(default_factory=dict)
-
-
-def packed(values: np.ndarray) -> str:
-    """
-    Return numbers as base64 of little-endian float32, the form the page reads.
-
-    :param values: `(N,)`.
-    """
-    return base64.b64encode(np.ascontiguousarray(values, '<f4').tobytes()).decode('ascii')
-
-
-def thinned(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray,
-                                                                            np.ndarray]:
-    """
-    Return fewer points that draw the same line: lowest and highest of each bucket.
-
-    :param x: `(N,)` in order.
-    :param y: `(N,)`.
-    :param most: N from which on points are left out.
-    :return: x and y, at most `most` points; NaN is kept where a whole bucket is NaN.
-    """
-    if len(x) <= most:
-        return x, y
-    buckets = np.array_split(np.arange(len(x)), most // 2)
-    kept = []
-    for bucket in buckets:
-        values = y[bucket]
-        if np.isnan(values).all():
-            kept.append(bucket[:1])
-            continue
-        kept.append(np.unique([bucket[np.nanargmin(values)], bucket[np.nanargmax(values)]]))
-    index = np.concatenate(kept)
-    return x[index], y[index]
-
-
-def line(name: str, x: np.ndarray, y: np.ndarray, color: str, **more: Any) -> dict[str, Any]:
-    """
-    Return one line of a plot.
-
-    :param name: shown in the legend; empty for none.
-    :param x: `(N,)`, [s] in plots over time.
-    :param y: `(N,)`.
-    :param color: CSS colour.
-    :param more: `width`, `dash`, `step` (values hold until the next), `dots`.
-    """
-    order = np.argsort(x, kind='stable')
-    x, y = thinned(np.asarray(x, float)[order], np.asarray(y, float)[order])
-    return {'name': name, 'color': color, 'x': packed(x), 'y': packed(y), **more}
-
-
-def area(name: str, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str) -> dict:
-    """
-    Return a filled area between two lines.
-
-    :param name: shown in the legend.
-    :param x: `(N,)`.
-    :param low: lower edge, `(N,)`.
-    :param high: upper edge, `(N,)`.
-    :param color: CSS colour.
-    """
-    skip = max(1, len(x) // MOST_POINTS)
-    return {'name': name, 'color': color, 'x': packed(x[::skip]), 'y': packed(low[::skip]),
-            'high': packed(high[::skip])}
-
-
-def spans(stamps: np.ndarray, inside: np.ndarray, longest: float = 0.1) -> list[list[float]]:
-    """
-    Return the times during which something held.
-
-    :param stamps: [s], `(N,)` in order.
-    :param inside: whether it held, `(N,)` bool; each sample holds until the next.
-    :param longest: a sample holds for at most this long [s].
-    :return: pairs of begin and end [s].
-    """
-    found: list[list[float]] = []
-    for index in np.flatnonzero(inside):
-        begin = float(stamps[index])
-        end = begin + longest
-        if index + 1 < len(stamps):
-            end = min(end, float(stamps[index + 1]))
-        if found and begin - found[-1][1] < 1e-6:
-            found[-1][1] = round(end, 4)
-        else:
-            found.append([round(begin, 4), round(end, 4)])
-    return found
 
 
 def bands(run: Run) -> dict[str, Any]:

@@ -3,41 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from liquid_sim import run_statistics
 from liquid_sim.run_record import Run
+from liquid_trainer.page import Block, number, text
 
-
-@dataclass(frozen=True)
-class Block:
-    """
-    One block of the table.
-
-    :param title: heading.
-    :param head: names of the columns.
-    :param rows: cells as text, each row as long as `head`.
-    :param note: what a reader must know to read the numbers; may be empty.
-    """
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ''
-
-
-def number(value: float | None, digits: int = 1, factor: float = 1.0) -> str:
-    """
-    Return a number as text, a dash for unknown ones.
-
-    :param value: None and NaN are unknown.
-    :param digits: digits behind the point.
-    :param factor: the value is multiplied with this first (1000 for milliseconds).
-    """
-    if value is None or not math.isfinite(value):
-        return '–'
-    return f'{value * factor:,.{digits}f}'
+__all__ = ['Block', 'blocks', 'number', 'text']
 
 
 def parts_block(run: Run) -> Block:
@@ -191,23 +162,3 @@ def blocks(run: Run) -> list[Block]:
     table = [parts_block(run), stage_block(run), inside_block(run), safety_block(run),
              topic_block(run), node_block(run), pace_block(run)]
     return [block for block in table if block.rows]
-
-
-def text(table: Sequence[Block]) -> str:
-    """
-    Return the table for a terminal.
-
-    :param table: its blocks.
-    """
-    lines: list[str] = []
-    for block in table:
-        heads = [block.head] if any(block.head) else []
-        widths = [max((len(row[column]) for row in [*heads, *block.rows]), default=0)
-                  for column in range(len(block.head))]
-        lines.append(f'-- {block.title} ' + '-' * max(0, 74 - len(block.title)))
-        for row in [*heads, *block.rows]:
-            cells = [row[0].ljust(widths[0])]
-            cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-            lines.append('  ' + '  '.join(cells).rstrip())
-        lines.append('')
-    return '\n'.join(lines).rstrip()

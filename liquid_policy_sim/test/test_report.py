@@ -12,6 +12,7 @@ from rosbags.rosbag2 import StoragePlugin
 
 from liquid_sim import pictures, report, report_plots, run_statistics, run_table
 from liquid_sim.run_record import RecordError, read_run
+from liquid_trainer import plots
 
 PLAN = synthetic_run.Plan(seconds=3.0, image_delay=1, feature_delay=2, policy_delay=1,
                           safety_delay=2, lost_images=(20, 21, 50), pictures=True)
@@ -181,7 +182,7 @@ def test_pictures_are_made_to_fit(run):
 def test_thinning_keeps_peaks():
     y = np.zeros(100_000)
     y[56_789] = 5.0
-    x, thin = report_plots.thinned(np.arange(100_000.0), y, 1000)
+    x, thin = plots.thinned(np.arange(100_000.0), y, 1000)
     assert len(thin) <= 1000
     assert x[thin.argmax()] == 56_789 and thin.max() == 5.0
 
@@ -189,7 +190,7 @@ def test_thinning_keeps_peaks():
 def test_spans_join_neighbours_and_end_in_silence():
     times = np.array([0.0, 0.01, 0.02, 0.03, 5.0])
     inside = np.array([False, True, True, False, True])
-    assert report_plots.spans(times, inside) == [[0.01, 0.03], [5.0, 5.1]]
+    assert plots.spans(times, inside) == [[0.01, 0.03], [5.0, 5.1]]
 
 
 def test_recording_without_robot_topics_still_gives_a_page(tmp_path):

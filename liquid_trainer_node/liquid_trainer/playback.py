@@ -119,10 +119,11 @@ class Playback:
                 self._guard(self.safety.joints, message, now)
         for spec in delivery.specs:
             if isinstance(spec, ImageSpec):
-                features = self._guard(self._perception.look, spec, message, now) \
+                seen = self._guard(self._perception.look, spec, message, now) \
                     if self._perception else None
-                if features is not None:
-                    self.policy.features(*features, now)
+                if seen is not None:
+                    stamp, features = seen
+                    self.policy.features(stamp, features, now)
             elif isinstance(spec, ActionSpec):
                 self._guard(self._keep_action, spec, message, now)
         for proposed in (self._guard(self.policy.observe, sources, message, now) or []

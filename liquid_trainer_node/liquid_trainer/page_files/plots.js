@@ -1,5 +1,5 @@
 'use strict';
-// One clock drives everything on the page: the pictures, and the cursor in every plot over time.
+// One clock drives everything on the page: the cursor in every plot over time, and pictures.
 
 const data = JSON.parse(document.getElementById('data').textContent);
 const clock = { time: 0, playing: false, speed: 1, from: 0, to: data.duration };
@@ -71,7 +71,7 @@ class Plot {
   constructor(spec) {
     this.spec = spec;
     this.series = spec.series.map(series => ({
-      ...series, x: numbers(series.x), y: numbers(series.y),
+      ...series, x: numbers(series.x || ''), y: numbers(series.y || ''),
       high: series.high ? numbers(series.high) : null,
     }));
     this.logarithmic = spec.kind === 'share';
@@ -83,11 +83,11 @@ class Plot {
     const unit = element('small', {}, spec.unit ? ' [' + spec.unit + ']' : '');
     this.box = element('div', { class: 'card plot' }, element('h3', {}, spec.title, unit),
       element('div', { class: 'stage' }, this.canvas, this.cursor, this.chosen), this.legend);
-    this.margin = { left: 46, right: 10, top: 6, bottom: 18 };
+    this.margin = { left: spec.left || 46, right: 10, top: 6, bottom: 18 };
     this.listen();
   }
 
-  get timed() { return this.spec.kind !== 'share'; }
+  get timed() { return ['time', 'stack', 'lanes'].includes(this.spec.kind); }
 
   range() {
     if (this.timed) return [clock.from, clock.to];
@@ -157,8 +157,10 @@ class Plot {
         mark.color || '#c4322b', [3, 3]);
     }
     let below = null;
-    for (const series of this.series) {
-      if (this.spec.kind === 'stack') below = this.paintStack(pen, at, series, below);
+    for (const [row, series] of this.series.entries()) {
+      if (this.spec.kind === 'lanes') this.paintLane(pen, at, series, row);
+      else if (this.spec.kind === 'bars') this.paintBars(pen, at, series);
+      else if (this.spec.kind === 'stack') below = this.paintStack(pen, at, series, below);
       else if (series.high) this.paintSpread(pen, at, series);
       else this.paintSeries(pen, at, series);
     }
@@ -171,16 +173,21 @@ class Plot {
     pen.fillStyle = ink.text;
     pen.textAlign = 'right';
     pen.textBaseline = 'middle';
-    for (const value of ticks(at.low, at.high, at.height / 34)) {
-      this.paintLine(pen, at.left, at.y(value), at.left + at.width, at.y(value), ink.grid);
-      pen.fillText(short(value), at.left - 6, at.y(value));
+    if (this.spec.kind === 'lanes') {
+      this.series.forEach((series, row) => pen.fillText(series.name, at.left - 6,
+        at.top + (row + 0.5) * at.height / this.series.length));
+    } else {
+      for (const value of ticks(at.low, at.high, at.height / 34)) {
+        this.paintLine(pen, at.left, at.y(value), at.left + at.width, at.y(value), ink.grid);
+        pen.fillText(short(value), at.left - 6, at.y(value));
+      }
     }
     pen.textAlign = 'center';
     pen.textBaseline = 'top';
     const marks = this.logarithmic ? this.decades(at) : ticks(at.from, at.to, at.width / 90);
     for (const value of marks) {
       this.paintLine(pen, at.x(value), at.top, at.x(value), at.top + at.height, ink.grid);
-      pen.fillText(short(value) + (this.spec.axis || ' s'), at.x(value), at.top + at.height + 4);
+      pen.fillText(short(value) + (this.spec.axis ?? ' s'), at.x(value), at.top + at.height + 4);
     }
     pen.strokeStyle = ink.axis;
     pen.strokeRect(at.left + 0.5, at.top + 0.5, at.width - 1, at.height - 1);
@@ -222,6 +229,7 @@ class Plot {
   }
 
   visible(series, at) {
+    if (this.spec.kind === 'scatter') return [0, series.x.length];     // in no order
     return [Math.max(before(series.x, at.from), 0),
       Math.min(before(series.x, at.to) + 2, series.x.length)];
   }
@@ -235,7 +243,8 @@ class Plot {
     pen.lineJoin = 'round';
     if (series.dots) {
       for (let i = begin; i < end; i++) {
-        pen.fillRect(at.x(series.x[i]) - 1, at.y(series.y[i]) - 1, 2, 2);
+        const size = series.size || 2;
+        pen.fillRect(at.x(series.x[i]) - size / 2, at.y(series.y[i]) - size / 2, size, size);
       }
     } else {
       pen.beginPath();
@@ -287,6 +296,27 @@ class Plot {
     return top;
   }
 
+  paintLane(pen, at, series, row) {
+    // one row: when something was there
+    const step = at.height / this.series.length, room = Math.min(step * 0.18, 4);
+    pen.fillStyle = series.color;
+    for (const [from, to] of series.spans) {
+      if (to < at.from || from > at.to) continue;
+      pen.fillRect(at.x(from), at.top + row * step + room, Math.max(at.x(to) - at.x(from), 1),
+        step - 2 * room);
+    }
+  }
+
+  paintBars(pen, at, series) {
+    // a bar from each x to the next; the last x only ends the bar before it
+    pen.fillStyle = series.color;
+    for (let i = 0; i + 1 < series.x.length; i++) {
+      const left = at.x(series.x[i]), right = at.x(series.x[i + 1]);
+      const top = at.y(series.y[i]);
+      pen.fillRect(left, top, Math.max(right - left - 0.5, 0.5), at.y(0) - top);
+    }
+  }
+
   placeCursor() {
     const at = this.at;
     if (!at) return;
@@ -309,7 +339,7 @@ class Plot {
 
   writeLegend(time) {
     const parts = [];
-    for (const series of this.series) {
+    for (const series of this.spec.kind === 'lanes' ? [] : this.series) {
       if (!series.name) continue;
       let text = series.name;
       if (time !== null && !series.high && series.x.length) {
@@ -373,7 +403,8 @@ function buildPlots() {
     }
   }, { rootMargin: '400px' });
   for (const group of data.groups) {
-    section.append(element('h2', {}, group.title), element('p', { class: 'note' }, group.note));
+    section.append(element('h2', {}, group.title),
+      element('p', { class: 'note' }, group.note || ''));
     const grid = element('div', { class: 'grid ' + group.columns });
     section.append(grid);
     for (const spec of group.plots) {
@@ -388,139 +419,4 @@ function buildPlots() {
   window.addEventListener('resize', () => plots.forEach(plot => plot.paint()));
 }
 
-// ---------------------------------------------------------------- player
-
-const VIEWS = [['scene', 'scene', 'scene'], ['color', 'small', 'camera, colour'],
-  ['depth', 'small', 'camera, depth ' + data.depth_caption]];
-
-function view(kind, style, caption) {
-  const pictures = data.pictures[kind];
-  if (!pictures || !pictures.frames.length) return null;
-  const image = element('img', { alt: caption });
-  let shown = -1;
-  listeners.push(() => {
-    const index = Math.max(before(pictures.times, clock.time), 0);
-    if (index !== shown) {
-      image.src = 'data:image/jpeg;base64,' + pictures.frames[index];
-      shown = index;
-    }
-  });
-  return element('figure', { class: style }, image, element('figcaption', {}, caption));
-}
-
-function readout() {
-  const box = element('div', { id: 'state' });
-  const sources = data.readout.map(entry => ({ ...entry, x: numbers(entry.x), y: numbers(entry.y) }));
-  listeners.push(() => {
-    box.replaceChildren(...sources.map(entry => {
-      const index = before(entry.x, clock.time);
-      const value = index < 0 ? NaN : entry.y[index];
-      const text = entry.words ? entry.words[value] || '–' : short(value);
-      const made = element('div', {}, element('span', {}, entry.name),
-        element('b', {}, text, element('small', {}, ' ' + entry.unit)));
-      if (entry.words) made.dataset.word = text;
-      return made;
-    }));
-  });
-  return box;
-}
-
-function timeline() {
-  const canvas = element('canvas', { id: 'timeline', title: 'picks, misses, interventions' });
-  const paint = () => {
-    const box = canvas.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
-    canvas.width = box.width * ratio;
-    canvas.height = box.height * ratio;
-    const pen = canvas.getContext('2d');
-    pen.scale(ratio, ratio);
-    const x = time => time / data.duration * box.width;
-    pen.fillStyle = '#edf0f3';
-    pen.fillRect(0, 11, box.width, 8);
-    for (const bands of Object.values(data.bands)) {
-      pen.fillStyle = bands.solid;
-      for (const [from, to] of bands.spans) {
-        pen.fillRect(x(from), 11, Math.max(x(to) - x(from), 1), 8);
-      }
-    }
-    for (const event of data.events) {
-      pen.fillStyle = event.color;
-      pen.beginPath();
-      pen.arc(x(event.time), 15, 5.5, 0, 7);
-      pen.fill();
-      pen.fillStyle = '#fff';
-      pen.font = 'bold 9px system-ui, "DejaVu Sans", sans-serif';
-      pen.textAlign = 'center';
-      pen.textBaseline = 'middle';
-      pen.fillText(event.sign, x(event.time), 15.5);
-    }
-    pen.fillStyle = ink.cursor;
-    pen.fillRect(x(clock.time) - 1, 2, 2, 26);
-  };
-  const jump = event => setTime(event.offsetX / canvas.clientWidth * data.duration);
-  canvas.addEventListener('pointerdown', jump);
-  canvas.addEventListener('pointermove', event => event.buttons && jump(event));
-  listeners.push(paint);
-  return canvas;
-}
-
-function buildPlayer() {
-  const section = document.getElementById('player');
-  const [scene, color, depth] = VIEWS.map(entry => view(...entry));
-  const card = element('div', { class: 'card' });
-  section.append(card);
-  const pictures = element('div', { class: 'player' });
-  const views = element('div', { class: 'views' });
-  for (const figure of [color, depth]) if (figure) views.append(figure);
-  if (scene) pictures.append(scene); else pictures.classList.add('flat');
-  if (views.children.length) pictures.append(views);
-  if (!pictures.children.length) pictures.append(
-    element('p', { class: 'note' }, 'No pictures were recorded.'));
-  pictures.append(readout());
-  card.append(pictures);
-  const button = element('button', { type: 'button' }, 'Play');
-  const slider = element('input', { type: 'range', min: 0, max: data.duration, step: 0.01,
-    'aria-label': 'time' });
-  const speed = element('select', { 'aria-label': 'speed' });
-  for (const factor of [0.25, 0.5, 1, 2, 4]) {
-    speed.append(element('option', factor === 1 ? { value: 1, selected: '' } : { value: factor },
-      '×' + factor));
-  }
-  const output = element('output');
-  let last = null;
-  const frame = now => {
-    if (!clock.playing) return;
-    if (last !== null) {
-      const next = clock.time + (now - last) / 1000 * clock.speed;
-      if (next >= data.duration) play(false);
-      setTime(next);
-    }
-    last = now;
-    if (clock.playing) requestAnimationFrame(frame);
-  };
-  const play = on => {
-    if (on && clock.time >= data.duration - 0.01) setTime(0);
-    clock.playing = on;
-    last = null;
-    button.textContent = on ? 'Pause' : 'Play';
-    if (on) requestAnimationFrame(frame);
-  };
-  button.addEventListener('click', () => play(!clock.playing));
-  slider.addEventListener('input', () => { play(false); setTime(parseFloat(slider.value)); });
-  speed.addEventListener('change', () => { clock.speed = parseFloat(speed.value); });
-  document.addEventListener('keydown', event => {
-    if (['INPUT', 'SELECT', 'BUTTON'].includes(event.target.tagName)) return;
-    if (event.key === ' ') { event.preventDefault(); play(!clock.playing); }
-    if (event.key === 'ArrowRight') setTime(clock.time + 0.1);
-    if (event.key === 'ArrowLeft') setTime(clock.time - 0.1);
-  });
-  listeners.push(() => {
-    slider.value = clock.time;
-    output.textContent = clock.time.toFixed(2) + ' / ' + data.duration.toFixed(1) + ' s';
-  });
-  card.append(element('div', { class: 'controls' }, button, speed, slider, output),
-    timeline());
-}
-
-buildPlayer();
 buildPlots();
-setTime(data.begin || 0);
