@@ -36,6 +36,7 @@ from liquid_sim.evaluate import commit
 from liquid_sim.tasks.registry import NAMES, find_task
 from liquid_sim.tasks.task import Task
 from liquid_trainer.arrays import ArrayEpisodes
+from liquid_trainer.parallel import Group
 from liquid_trainer.task_learner import TaskLearner, TaskLearningSettings
 from liquid_trainer.train import keep_memory
 
@@ -119,9 +120,11 @@ class TaskTraining:
         self.spent = 0.0
         self.scores: dict[str, float] = {}
         output.mkdir(parents=True, exist_ok=True)
+        self.leads = learner.group.leads
         if resume:
+            learner.group.hand_out_file(output / RESUME)
             self.spent = learner.load(output / RESUME)['spent']
-        else:
+        elif self.leads:
             (output / HISTORY).unlink(missing_ok=True)
 
     def run(self, until: int | None = None) -> Path:
@@ -132,13 +135,16 @@ class TaskTraining:
         """
         learner, total = self.learner, self.learner.settings.steps
         began, before = time.monotonic(), self.spent
-        with tqdm(total=total, initial=learner.step_count, unit='step', disable=self.quiet,
+        with tqdm(total=total, initial=learner.step_count, unit='step',
+                  disable=self.quiet or not self.leads,
                   desc=learner.policy.settings.name) as bar:
             while learner.step_count < min(total, until or total):
                 values = learner.step()
                 bar.update()
                 count = learner.step_count
                 self.spent = before + time.monotonic() - began
+                if not self.leads:
+                    continue
                 if count % 100 == 0:
                     bar.set_postfix_str(f'loss {values["loss"]:.3f}')
                     self._record('train', values)
@@ -150,7 +156,10 @@ class TaskTraining:
                             f'{name} {value:.4g}' for name, value in self.scores.items()))
                     learner.save(self.output / RESUME, {'spent': self.spent})
         learner.finish()
-        return self.export()
+        if self.leads:
+            self.export()
+        learner.group.wait()
+        return self.output / CHECKPOINT
 
     def export(self) -> Path:
         """Write the checkpoint and its model card."""
@@ -212,24 +221,27 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def prepare(arguments: argparse.Namespace, resume: bool, save_every: int = 1000) -> TaskTraining:
+def prepare(arguments: argparse.Namespace, resume: bool, save_every: int = 1000,
+            group: Group | None = None) -> TaskTraining:
     """
     Return the training that a command line asks for.
 
     :param resume: go on from the state saved in the output folder.
     :param save_every: steps between saved states.
+    :param group: the processes that learn together.
     :raises ValueError: if a setting or the data are not what they should be.
     """
     task = find_task(arguments.task)
     given = parse_settings(arguments.set)
-    settings = learning_settings(given['learning'], arguments.seed)
+    group = group or Group()
+    settings = learning_settings({'shards': group.size, **given['learning']}, arguments.seed)
     if not 0.0 < arguments.share <= 1.0:
         raise ValueError(f'--share: expected above 0 to 1, came {arguments.share}')
     torch.manual_seed(arguments.seed)
     policy = Policy(policy_settings(task, arguments.core, arguments.head, given))
     data, held = read_episodes(task, arguments.data, settings, arguments.share,
                                not arguments.no_mirror)
-    return TaskTraining(task, TaskLearner(policy, data, settings), held, arguments.output,
+    return TaskTraining(task, TaskLearner(policy, data, settings, group), held, arguments.output,
                         resume, arguments.quiet, save_every)
 
 
@@ -238,12 +250,17 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     keep_memory()
     torch.set_num_threads(arguments.threads)
+    group = Group()
     try:
-        path = prepare(arguments, arguments.resume).run()
+        group = Group.join()
+        path = prepare(arguments, arguments.resume, group=group).run()
     except (ValueError, OSError) as error:
         print(f'train_task: {error}', file=sys.stderr)
         return 1
-    print(f'checkpoint: {path}')
+    finally:
+        group.leave()
+    if group.leads:
+        print(f'checkpoint: {path}')
     return 0
 
 
