@@ -87,6 +87,7 @@ class Episode:
     :param targets: float32 `(T, target_size)`, NaN where absent or stale.
     :param dropped: ticks that were left out, by reason; of the whole marked episode.
     :param rejected: messages that were left out, by reason; of the whole marked episode.
+    :param task: note of its marker: what was to be done, in words.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Episode:
     targets: np.ndarray
     dropped: dict[str, int] = field(default_factory=dict)
     rejected: dict[str, int] = field(default_factory=dict)
+    task: str = ''
 
     def __len__(self) -> int:
         return len(self.stamps)
@@ -207,7 +209,8 @@ class _BagReader:
                 if kind == START:
                     found += len(held)
                     yield from _drain(held)
-                    open_episode = self._builder(name, 'unfinished')
+                    open_episode = self._builder(name, 'unfinished',
+                                                 getattr(record.message, 'note', ''))
             elif open_episode is not None:
                 try:
                     open_episode.add(self._routes[record.topic], record)
@@ -246,19 +249,19 @@ class _BagReader:
         raise BagError(f'{self._bag.path}: all {rejected[topic]} messages of {topic} are '
                        f'unusable, the first because: {errors[topic]}')
 
-    def _builder(self, name: str, outcome: str) -> '_Builder':
-        return _Builder(self._interface, self._settings, name, outcome, str(self._bag.path))
+    def _builder(self, name: str, outcome: str, task: str = '') -> '_Builder':
+        return _Builder(self._interface, self._settings, name, outcome, str(self._bag.path), task)
 
 
 class _Builder:
     """Collects one episode."""
 
     def __init__(self, interface: Interface, settings: ReadSettings, name: str, outcome: str,
-                 source: str) -> None:
+                 source: str, task: str = '') -> None:
         self.dropped: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
         self._interface, self._settings = interface, settings
-        self._name, self._outcome, self._source = name, outcome, source
+        self._name, self._outcome, self._source, self._task = name, outcome, source, task
         self._aligner = Aligner(interface, settings.settle)
         features = interface.features if settings.images else None
         self._pairer = None if features is None else FramePairer(features)
@@ -381,7 +384,7 @@ class _Builder:
                 np.stack([self._vectors[row] for row in rows]), index[rows] - first,
                 images, stamps, actions[rows],
                 np.stack([self._targets[row] for row in rows]),
-                dict(self.dropped), dict(self.rejected)))
+                dict(self.dropped), dict(self.rejected), self._task))
         for collected in (self._ticks, self._vectors, self._targets, self._index):
             del collected[:count]
         self._forget(int(ticks[-1]) if count else 0)
