@@ -215,7 +215,9 @@ def safe_box(
     if settings.overshoot:
         stretch = 1.0 + settings.overshoot
         upper, lower = upper / stretch, lower / stretch
-        high[joint], low[joint] = high[joint] / stretch, low[joint] / stretch
+        fastest = limits.speed[joint] / stretch
+        high[joint], low[joint] = np.minimum(high[joint], fastest), np.maximum(
+            low[joint], -fastest)
     high_cause[joint] = np.where(upper < high[joint], 2, high_cause[joint])
     low_cause[joint] = np.where(lower > low[joint], 2, low_cause[joint])
     high[joint] = np.minimum(high[joint], upper)

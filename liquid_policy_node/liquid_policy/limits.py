@@ -78,6 +78,8 @@ class Limits:
     :param deceleration: what braking may count on; None: the acceleration.
     :param jerk: largest change of acceleration per second, inf without; None: none.
     :param weight: what a change of the entry costs; None: all 1.
+    :param speed: how fast the joint itself may move, what its control overshoots included; the
+        URDF's limit where there is one. `low` and `high` bound what it is told. None: those.
     """
 
     names: tuple[str, ...]
@@ -94,11 +96,13 @@ class Limits:
     deceleration: np.ndarray = None  # type: ignore[assignment]
     jerk: np.ndarray = None  # type: ignore[assignment]
     weight: np.ndarray = None  # type: ignore[assignment]
+    speed: np.ndarray = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         size = len(self.names)
         for name, default in (('deceleration', self.acceleration), ('jerk', np.full(size, np.inf)),
-                              ('weight', np.ones(size))):
+                              ('weight', np.ones(size)),
+                              ('speed', np.maximum(-self.low, self.high))):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
         for index, name in enumerate(self.names):
@@ -328,7 +332,8 @@ def combine(interface: Interface, joints: dict[str, JointLimits]) -> Limits:
             lowest == low or highest == high, acceleration,
             min(urdf.effort, limit.effort or math.inf),
             min(urdf.deceleration, limit.deceleration or acceleration),
-            min(urdf.jerk, limit.jerk or math.inf), limit.weight or 1.0))
+            min(urdf.jerk, limit.jerk or math.inf), limit.weight or 1.0,
+            urdf.velocity if math.isfinite(urdf.velocity) else max(-low, high)))
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     return Limits(tuple(names), tuple(units), *columns)
 

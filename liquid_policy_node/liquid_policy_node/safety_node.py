@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from std_srvs.srv import Trigger
 
 from liquid_policy.barrier import (
     Filtered,
-    FilterSettings,
     JointFeedback,
     Proposal,
     ReleaseRefused,
@@ -23,6 +22,7 @@ from liquid_policy.barrier import (
 )
 from liquid_policy.barrier_load import describe_filter, load_filter
 from liquid_policy.conversion import commands_from_action, fill_message
+from liquid_policy.filter_parameters import filter_settings
 from liquid_policy.inputs import (
     JointReader,
     StampGuard,
@@ -134,11 +134,7 @@ class SafetyNode(ManagedNode):
         self._filter: SafetyFilter = load_filter(
             self._interface,
             find_description(settings.description or self._interface.description, path),
-            FilterSettings(
-                longest_period=settings.longest_period, delay=settings.actuation_delay,
-                position_margin=settings.position_margin, still=settings.standing_speed,
-                chance=settings.chance, other_modes=settings.other_modes,
-                effort_share=settings.effort_share, overshoot=settings.overshoot),
+            filter_settings(asdict(settings)),
             path.parent / settings.joint_limits if settings.joint_limits else None)
         limits = self._filter.limits
         self._joints = JointReader(limits)

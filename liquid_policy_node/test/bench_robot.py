@@ -6,16 +6,21 @@ import threading
 import time
 from array import array
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import TwistStamped
+from nav_msgs.msg import Odometry
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.time import Time
 from sensor_msgs.msg import Image, Imu, JointState
 from std_msgs.msg import Float64MultiArray
 
+from liquid_policy.interface import load_interface
 from liquid_policy_msgs.msg import ActionDistribution, Estimate, Features, SafetyStatus
 from liquid_policy_node import qos
 
@@ -25,11 +30,27 @@ JOINTS = (*ARM, 'left_wheel_joint', 'right_wheel_joint')
 ACTIONS = (*ARM, 'suction', 'base_v', 'base_w')
 UNITS = ('rad/s',) * 6 + ('1', 'm/s', 'rad/s')
 HOME = np.array([0.0, -1.2, 1.6, -1.9, -1.5, 0.0])
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def bench_parameters(folder: Path, section: str = '') -> list[Parameter]:
+    """
+    Parameters that make the manipulator the robot, without its cell.
+
+    :param folder: where the interface file is written.
+    :param section: YAML of another `safety` section; none when left out.
+    """
+    interface = load_interface(PACKAGE / 'config' / 'manipulator.interface.yaml')
+    path = folder / 'bench.interface.yaml'
+    path.write_text(replace(interface, safety=None).to_yaml() + section, encoding='utf-8')
+    description = PACKAGE / 'urdf' / 'manipulator.urdf.xacro'
+    return [Parameter('robot', value=str(path)), Parameter('description', value=str(description))]
 
 
 class BenchRobot(Node):
     """
-    Publishes joint states, IMU and images; integrates the arm's velocity commands.
+    Publishes joint states, IMU, odometry and images; integrates the arm's velocity commands. It
+    stands on a bench with its wheels in the air, so it does not drive.
 
     `alter[topic]` changes each message before it is sent; returning None keeps it back. What
     arrives is kept in `commands`, `statuses`, `proposals`, `features` and `estimates` as
@@ -51,6 +72,7 @@ class BenchRobot(Node):
         self._outputs = {
             topic: self.create_publisher(kind, topic, profile) for topic, kind, profile in (
                 ('joint_states', JointState, qos.STREAM_OUT), ('imu/data', Imu, qos.STREAM_OUT),
+                ('odom', Odometry, qos.STREAM_OUT),
                 ('camera/color/image_raw', Image, qos.IMAGE),
                 ('camera/depth/image_raw', Image, qos.IMAGE),
                 ('action_distribution', ActionDistribution, qos.PROPOSAL_OUT))}
@@ -119,6 +141,10 @@ class BenchRobot(Node):
         imu.header.stamp = joints.header.stamp
         imu.linear_acceleration.z = 9.81
         self.send('imu/data', imu)
+        odometry = Odometry()
+        odometry.header.stamp = joints.header.stamp
+        odometry.pose.pose.orientation.w = 1.0
+        self.send('odom', odometry)
         self.send('joint_states', joints)
         if self.action is not None:
             self.propose(self.action)

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from liquid_policy.barrier_box import FilterSettings, JointFeedback, safe_box
+from liquid_policy.filter_parameters import filter_settings, read_filter_settings
 from liquid_policy.interface import load_interface
 from liquid_policy.limits import LimitsError, combine, joint_limits, load_limits, load_urdf
 
@@ -50,6 +52,33 @@ def test_the_strictest_limit_wins(interface, joints):
     suction = limits.names.index('suction')
     assert (limits.low[suction], limits.high[suction]) == (0.0, 1.0)
     assert not limits.moving[suction] and limits.moving.sum() == 8 and limits.joint.sum() == 6
+
+
+def test_the_joint_may_be_as_fast_as_the_urdf_says_overshoot_included(interface, joints):
+    """What it is told is bounded by the file; both count when its control overshoots."""
+    limits = combine(interface, joints)
+    elbow = limits.names.index('elbow_joint')
+    assert (limits.high[elbow], limits.speed[elbow]) == (2.0, 2.5)
+    unknown = np.full(len(limits.names), np.nan)
+    still = JointFeedback(np.where(limits.joint, -0.5, np.nan), unknown, unknown)
+    for overshoot, highest in ((0.2, 2.0), (0.5, 2.5 / 1.5)):
+        box = safe_box(
+            limits, FilterSettings(overshoot=overshoot), still, limits.high,
+            np.zeros((1, len(limits.names))), 0.01)
+        assert box.high[elbow] == pytest.approx(max(highest, 2.0 - 0.01 * 10.0))
+
+
+def test_the_node_and_the_simulation_without_nodes_have_the_same_settings(tmp_path):
+    """A parameter file gives what the safety node makes of the same parameters."""
+    settings = read_filter_settings(PACKAGE / 'config' / 'manipulator.yaml')
+    assert (settings.delay, settings.overshoot, settings.chance) == (0.03, 0.2, 0.5)
+    assert settings == filter_settings({'actuation_delay': 0.03, 'overshoot': 0.2, 'niceness': 3})
+    wrong = tmp_path / 'wrong.yaml'
+    wrong.write_text('safety: {ros__parameters: {chance: 2.0}}')
+    with pytest.raises(LimitsError, match='wrong.yaml.*chance'):
+        read_filter_settings(wrong)
+    with pytest.raises(LimitsError, match='nowhere.yaml'):
+        read_filter_settings(tmp_path / 'nowhere.yaml')
 
 
 def test_soft_limits_and_ros2_control_commands_count():

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip('rclpy')
 
-from bench_robot import HOME, BenchRobot, Graph, until
+from bench_robot import HOME, BenchRobot, Graph, bench_parameters, until
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import JointState
@@ -23,11 +23,12 @@ SLACK = 0.35  # s, a shared test machine may stall for that long; if longer, see
 
 
 @pytest.fixture(scope='module')
-def running():
-    """One robot and one safety node for the whole file."""
+def running(tmp_path_factory):
+    """One robot and one safety node for the whole file; limits of single joints only."""
     import rclpy
     rclpy.init()
-    robot, node = BenchRobot(camera=False), SafetyNode()
+    robot, node = BenchRobot(camera=False), SafetyNode(
+        parameter_overrides=bench_parameters(tmp_path_factory.mktemp('bench')))
     graph = Graph(robot, node)
     assert until(lambda: node.active)
     yield robot, node, graph
@@ -177,8 +178,9 @@ def test_bad_input_stops_the_robot_in_time_and_good_input_moves_it_again(moving,
     seen, missed = len(robot.commands), node._missed
     began = time.monotonic()
     cause(robot)
-    assert until(lambda: state(robot) == SafetyStatus.BRAKING)
-    assert words in reasons(robot)
+    # a stall of the machine is another reason to brake, and may come first
+    assert until(lambda: state(robot) == SafetyStatus.BRAKING and words in reasons(robot)), \
+        reasons(robot)
     assert stops(robot, began) < TIMEOUT + BRAKING + SLACK or not punctual(node, missed)
     steps = np.diff([command for _, command in robot.commands[seen:]], axis=0)
     # Acceleration times the longest period, if no command was lost on a machine that stalls.

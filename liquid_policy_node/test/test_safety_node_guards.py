@@ -1,7 +1,6 @@
 """The safety node with limits of the whole robot, and dry: one robot each, in a namespace."""
 
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +9,13 @@ pytest.importorskip('rclpy')
 pytest.importorskip('pinocchio')
 pytest.importorskip('daqp')
 
-from bench_robot import BenchRobot, Graph, until
+from bench_robot import BenchRobot, Graph, bench_parameters, until
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Range
 
 from liquid_policy_msgs.msg import SafetyStatus
 from liquid_policy_node.safety_node import SafetyNode
 
-CONFIG = Path(__file__).parent.parent / 'config'
 FAST = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0])
 GRAPHS: list[Graph] = []
 SECTION = """
@@ -62,11 +60,8 @@ def graph_of(node):
 
 def test_an_unknown_human_counts_as_standing_at_the_robot(start, tmp_path):
     """Nothing heard of him, or nothing for too long; else the distance he is at."""
-    path = tmp_path / 'guarded.interface.yaml'
-    text = (CONFIG / 'manipulator.interface.yaml').read_text()
-    path.write_text(text + SECTION)
-    description = Path(__file__).parent.parent / 'urdf' / 'manipulator.urdf.xacro'
-    robot, node = start('guarded', robot=str(path), description=str(description))
+    given = {parameter.name: parameter.value for parameter in bench_parameters(tmp_path, SECTION)}
+    robot, node = start('guarded', **given)
     assert until(lambda: any(
         'speed/tool' in status.active_constraints for _, status in robot.statuses))
     assert until(lambda: node.diagnostics.total('speed/tool') > 0)

@@ -35,8 +35,8 @@ safety:
 
 @pytest.fixture(scope='module')
 def text():
-    """The manipulator's file with a safety section."""
-    return FILE.read_text() + SECTION
+    """The manipulator's file with another safety section."""
+    return replace(load_interface(FILE), safety=None).to_yaml() + SECTION
 
 
 def test_the_section_is_read_and_written(text):

@@ -8,10 +8,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from liquid_policy.alignment import Aligner
-from liquid_policy.barrier import JointFeedback, SafetyFilter
+from liquid_policy.barrier import FilterSettings, JointFeedback
+from liquid_policy.barrier_load import load_filter
 from liquid_policy.checkpoint import Checkpoint
+from liquid_policy.filter_parameters import read_filter_settings
 from liquid_policy.interface import Interface
-from liquid_policy.limits import load_limits
 from liquid_policy.runtime import EncoderRuntime
 from liquid_policy.stepping import Inputs, Model
 from liquid_sim import scene
@@ -54,11 +55,21 @@ class Camera:
 
 
 class Safety:
-    """The run-time safety filter around a simulated robot."""
+    """
+    The safety node's filter around a simulated robot: same limits, same settings.
 
-    def __init__(self, interface: Interface, description: Path | None = None):
-        limits = load_limits(interface, description or scene.find_description())
-        self._filter = SafetyFilter(limits)
+    :param interface: of the robot.
+    :param description: its URDF or xacro; the default robot's when left out.
+    :param settings: what the guarantee rests on; those of the default robot's parameter file
+        when left out.
+    """
+
+    def __init__(self, interface: Interface, description: Path | None = None,
+                 settings: FilterSettings | None = None):
+        self._filter = load_filter(
+            interface, description or scene.find_description(),
+            settings or read_filter_settings(scene.find_parameters()))
+        limits = self._filter.limits
         self._joint = np.flatnonzero(limits.joint)
         self._size = len(limits.names)
         self.interventions = 0
@@ -72,7 +83,8 @@ class Safety:
         """Return what the robot is told, (9,); None brakes."""
         _, position, velocity, effort = sim.joint_state()
         feedback = JointFeedback(
-            self._of_actions(position), self._of_actions(velocity), self._of_actions(effort))
+            self._of_actions(position), self._of_actions(velocity), self._of_actions(effort),
+            base=np.array(sim.odometry()[:3]))
         result = self._filter.filter(proposal, feedback, CONTROL_PERIOD)
         self.interventions += bool(result.active)
         return result.command

@@ -188,13 +188,16 @@ class _Gauge:
         self._v = np.array([joint.dofadr[0] for joint in arm])
         entries = np.flatnonzero(limits.joint)
         self._lower, self._upper = limits.lower[entries], limits.upper[entries]
-        self._speed, self._effort = limits.high[entries], limits.effort[entries]
+        self._speed, self._effort = limits.speed[entries], limits.effort[entries]
         self._actuators = np.array([model.actuator(name).id for name in scene.ARM_JOINTS])
         self._bodies = [model.body(point.frame).id for point in spec.points.values()]
         self._offsets = [np.array(point.offset) for point in spec.points.values()]
         self._radius = np.array([point.radius for point in spec.points.values()])
         obstacles = list(spec.obstacles.values())
         self._shapes = Shapes(obstacles)
+        self._kept_away = np.array([
+            [not item.points or name in item.points for name in spec.points]
+            for item in obstacles], dtype=bool).reshape(len(obstacles), len(spec.points))
         self._fixed = np.array([item.frame == 'robot' for item in obstacles])
         self._base = model.body('base_link').id
         self._tip = model.site('tool_tip').id
@@ -220,7 +223,8 @@ class _Gauge:
         world, _ = self._shapes.distance(points)
         robot, _ = self._shapes.distance((points - data.xpos[self._base]) @ rotation)
         distance = np.where(self._fixed[:, None], robot, world) - self._radius
-        peaks.distance = min(peaks.distance, float(distance.min()))
+        peaks.distance = min(
+            peaks.distance, float(distance[self._kept_away].min(initial=np.inf)))
         tilt = np.arccos(np.clip(rotation[:, 2] @ self._upright, -1.0, 1.0))
         peaks.tilt = max(peaks.tilt, float(tilt))
 

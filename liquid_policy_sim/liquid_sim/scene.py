@@ -55,6 +55,11 @@ def find_interface() -> Path:
     return find_file('config', 'manipulator.interface.yaml')
 
 
+def find_parameters() -> Path:
+    """Return the default robot's parameter file; see `find_file`."""
+    return find_file('config', 'manipulator.yaml')
+
+
 def find_file(folder: str, name: str) -> Path:
     """
     Return a file of liquid_policy_node, from the source tree or from an installation.
