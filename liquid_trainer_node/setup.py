@@ -29,6 +29,7 @@ setup(
             'train = liquid_trainer.train:main',
             'check_bags = liquid_trainer.check_bags:main',
             'identify = liquid_trainer.identify:main',
+            'replay = liquid_trainer.replay:main',
         ],
     },
 )

@@ -10,7 +10,7 @@ import pytest
 import synthetic_run
 from rosbags.rosbag2 import StoragePlugin
 
-from liquid_sim import pictures, report, report_plots, run_statistics, run_table
+from liquid_sim import pictures, report, run_statistics, run_table
 from liquid_sim.run_record import RecordError, read_run
 from liquid_trainer import plots
 
