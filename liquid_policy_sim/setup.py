@@ -26,6 +26,7 @@ setup(
             'report = liquid_sim.report:main',
             'generate = liquid_sim.generate:main',
             'evaluate = liquid_sim.evaluate:main',
+            'generate_can = liquid_sim.generate_can:main',
             'generate_maze = liquid_sim.generate_maze:main',
             'train_task = liquid_sim.train_task:main',
             'evaluate_task = liquid_sim.evaluate_task:main',

@@ -181,7 +181,8 @@ ROSDEP_KEYS = {
 }
 FROM_PIP = {'daqp', 'onnx', 'onnxscript', 'rosbags_image', 'safetensors', 'tensorboard', 'torch'}
 # The tasks of the literature, and the diffusion head's noise schedules.
-FROM_PIP |= {'diffusers', 'gym_pusht', 'gymnasium', 'gymnasium_robotics', 'numcodecs'}
+FROM_PIP |= {'diffusers', 'gym_pusht', 'gymnasium', 'gymnasium_robotics', 'numcodecs',
+             'robosuite'}
 # Only for data sets of LeRobot.
 FROM_PIP |= {'av', 'pyarrow'}
 # Only where core settings name it.

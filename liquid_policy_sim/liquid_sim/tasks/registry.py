@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from liquid_sim.tasks import point_maze, push_t
+from liquid_sim.tasks import can, point_maze, push_t
 from liquid_sim.tasks.task import Task
 
-_TASKS: dict[str, Callable[[], Task]] = {**push_t.TASKS, **point_maze.TASKS}
+_TASKS: dict[str, Callable[[], Task]] = {**push_t.TASKS, **point_maze.TASKS, **can.TASKS}
 NAMES = tuple(_TASKS)
 
 
