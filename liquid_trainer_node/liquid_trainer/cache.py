@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,52 @@ class StoredEpisode:
                              f'{self.image_index.min()} to {self.image_index.max()}')
 
 
+class StoredEpisodes(Sequence):
+    """
+    Episodes that are opened when they are asked for, so that any number of them fits.
+
+    :param names: of the episodes.
+    :param places: their folders, or episodes that are in memory anyway.
+    """
+
+    def __init__(self, names: Sequence[str], places: Sequence[Path | StoredEpisode]):
+        self.names, self._places = list(names), list(places)
+
+    @classmethod
+    def of(cls, episodes: Sequence[StoredEpisode]) -> StoredEpisodes:
+        """Return episodes given in any sequence."""
+        if isinstance(episodes, cls):
+            return episodes
+        return cls([episode.name for episode in episodes], list(episodes))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, number):
+        if isinstance(number, slice):
+            return self.chosen(range(len(self))[number])
+        place = self._places[number]
+        if isinstance(place, StoredEpisode):
+            return place
+        return StoredEpisode(self.names[number], **{name: _open(place, name) for name in _ARRAYS})
+
+    def chosen(self, numbers: Iterable[int]) -> StoredEpisodes:
+        """Return some of the episodes."""
+        numbers = list(numbers)
+        return StoredEpisodes([self.names[i] for i in numbers], [self._places[i] for i in numbers])
+
+    def images(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the colours and depths of an episode; see `StoredEpisode`."""
+        place = self._places[number]
+        if isinstance(place, StoredEpisode):
+            return place.colors, place.depths
+        return _open(place, 'colors'), _open(place, 'depths')
+
+
+def _open(folder: Path, name: str) -> np.ndarray:
+    return np.load(folder / f'{name}.npy', mmap_mode='r')
+
+
 def store_depth(depths: np.ndarray) -> np.ndarray:
     """Return depths [m] as uint16 in `DEPTH_UNIT`; what is not finite or not positive is 0."""
     known = np.isfinite(depths) & (depths > 0)
@@ -84,7 +131,7 @@ def store_depth(depths: np.ndarray) -> np.ndarray:
 
 
 def cached_episodes(paths: Iterable[str | Path], interface: Interface, folder: str | Path,
-                    workers: int = 2, progress=None) -> list[StoredEpisode]:
+                    workers: int = 2, progress=None) -> StoredEpisodes:
     """
     Return every episode of the bags, decoded once and memory-mapped after.
 
@@ -94,11 +141,13 @@ def cached_episodes(paths: Iterable[str | Path], interface: Interface, folder: s
     :param workers: processes that decode.
     :param progress: called with (bags done, bags).
     :raises ValueError: if a path has no bag or an episode cannot be learned from.
+    :raises OSError: if a decoding process was ended from outside.
     """
     from liquid_trainer.bag_file import find_bags
     bags, folder = find_bags(list(paths)), Path(folder)
     text = interface.to_yaml()
-    keys = [bag_digest(bag, text) for bag in bags]
+    digests = _Digests(folder / 'digests.jsonl', text)
+    keys = [digests.of(bag) for bag in bags]
     missing = [(bag, key) for bag, key in zip(bags, keys, strict=True)
                if not (folder / key / 'index.json').exists()]
     jobs = [(str(bag), text, str(folder / key)) for bag, key in missing]
@@ -109,7 +158,13 @@ def cached_episodes(paths: Iterable[str | Path], interface: Interface, folder: s
         done += 1
         if progress:
             progress(done, len(bags))
-    return [episode for key in keys for episode in load_stored(folder / key)]
+    names: list[str] = []
+    places: list[Path | StoredEpisode] = []
+    for key in keys:
+        for number, name in enumerate(_names(folder / key)):
+            names.append(name)
+            places.append(folder / key / f'{number:05d}')
+    return StoredEpisodes(names, places)
 
 
 def write_stored(episodes: Iterable, folder: str | Path) -> int:
@@ -148,12 +203,12 @@ def write_stored(episodes: Iterable, folder: str | Path) -> int:
 def load_stored(folder: str | Path) -> Iterator[StoredEpisode]:
     """Yield the episodes of one cached bag; images stay on disk until they are read."""
     folder = Path(folder)
-    for index, name in enumerate(json.loads((folder / 'index.json').read_text())['names']):
-        place = folder / f'{index:05d}'
-        yield StoredEpisode(name=name, **{
-            array: np.load(place / f'{array}.npy',
-                           mmap_mode='r' if array in ('colors', 'depths') else None)
-            for array in _ARRAYS})
+    names = _names(folder)
+    yield from StoredEpisodes(names, [folder / f'{index:05d}' for index in range(len(names))])
+
+
+def _names(folder: Path) -> list[str]:
+    return json.loads((folder / 'index.json').read_text())['names']
 
 
 def bag_digest(bag: Path, interface: str) -> str:
@@ -168,6 +223,38 @@ def bag_digest(bag: Path, interface: str) -> str:
     return digest.hexdigest()
 
 
+class _Digests:
+    """
+    Digests that are not computed again while a bag's files have the same sizes and times.
+
+    :param path: JSON lines that are only ever added to, so that processes can share them.
+    :param interface: that bags are read with.
+    """
+
+    def __init__(self, path: Path, interface: str):
+        self._path, self._interface = path, interface
+        self._short = hashlib.blake2b(interface.encode(), digest_size=8).hexdigest()
+        self._known: dict[str, str] = {}
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    self._known.update(json.loads(line))
+                except ValueError:      # the last line of a process that was killed
+                    continue
+
+    def of(self, bag: Path) -> str:
+        """Return `bag_digest` of a bag."""
+        files = [bag] if bag.is_file() else sorted(f for f in bag.rglob('*') if f.is_file())
+        states = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        key = json.dumps([_FORMAT, self._short, str(bag.resolve()), states])
+        if key not in self._known:
+            self._known[key] = bag_digest(bag, self._interface)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._path, 'a') as file:
+                file.write(json.dumps({key: self._known[key]}) + '\n')
+        return self._known[key]
+
+
 def _decode(job: tuple[str, str, str]) -> int:
     from liquid_trainer.bags import read_episodes
     bag, text, folder = job
@@ -178,5 +265,11 @@ def _map(jobs: list, workers: int) -> Iterator[int]:
     if workers < 2 or len(jobs) < 2:
         yield from map(_decode, jobs)
         return
-    with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(_decode, jobs)
+    with ProcessPoolExecutor(min(workers, len(jobs))) as pool:
+        try:
+            yield from pool.map(_decode, jobs)
+        except BrokenProcessPool as error:
+            raise OSError(f'decoding in {workers} processes: expected all of them to finish, came '
+                          f'one that was ended from outside ({error}), for lack of memory '
+                          'perhaps; start again with fewer --threads, what is decoded is kept'
+                          ) from error

@@ -109,10 +109,10 @@ def fit_scaling(policy: Policy, data: Demonstrations, action_units: tuple[str, .
     def least(units: tuple[str, ...]) -> np.ndarray:
         return np.array([_LEAST.get(unit, 1e-2) for unit in units])
 
-    policy.action_scaling.fit(data.actions, least(action_units))
+    policy.action_scaling.fit(_some(data.actions), least(action_units))
     known = np.isfinite(data.targets).any(0)
     if known.all() and data.targets.shape[1]:
-        policy.target_scaling.fit(data.targets, least(target_units))
+        policy.target_scaling.fit(_some(data.targets), least(target_units))
     size = policy.settings.feature_size
     policy.input_scaling.center[size:], policy.input_scaling.scale[size:] = _scales(data.vectors)
 
@@ -126,13 +126,19 @@ def fit_feature_scaling(policy: Policy, features: np.ndarray) -> None:
 def _scales(samples: np.ndarray) -> tuple[Tensor, Tensor]:
     from liquid_policy.policy import Scaling
     scaling = Scaling(samples.shape[1])
-    scaling.fit(samples, 1e-3)
+    scaling.fit(_some(samples), 1e-3)
     return scaling.center, scaling.scale
+
+
+def _some(samples: np.ndarray, most: int = 4_000_000) -> np.ndarray:
+    """Return rows from everywhere, at most so many numbers: percentiles need no more."""
+    return samples[::-(-samples.size // most) or 1]
 
 
 def encode_images(policy: Policy, data: Demonstrations, numbers: np.ndarray | None = None,
                   seed: int | None = None, batch: int = 64,
-                  progress: Callable[[int], None] | None = None) -> np.ndarray:
+                  progress: Callable[[int], None] | None = None,
+                  out: np.ndarray | None = None) -> np.ndarray:
     """
     Return the features of images, `(images, size)` float32.
 
@@ -140,11 +146,13 @@ def encode_images(policy: Policy, data: Demonstrations, numbers: np.ndarray | No
     :param seed: of random changes to every second image, so that what is learned from the
         features holds for other light and noise; no changes when left out.
     :param progress: called with the number of images after each batch.
+    :param out: what is returned, to be filled; a new array when left out.
     """
     numbers = np.arange(data.image_count) if numbers is None else numbers
     generator = torch.Generator().manual_seed(seed or 0)
     policy.encoder.eval()
-    parts = []
+    if out is None:
+        out = np.empty((len(numbers), policy.settings.feature_size), np.float32)
     with torch.inference_mode():
         for begin in range(0, len(numbers), batch):
             color, depth = map(torch.from_numpy, data.read_images(numbers[begin:begin + batch]))
@@ -152,10 +160,10 @@ def encode_images(policy: Policy, data: Demonstrations, numbers: np.ndarray | No
                 changed = augment_images(color[1::2], depth[1::2], generator)
                 color = color.float()
                 color[1::2], depth[1::2] = changed
-            parts.append(policy.encoder(color, depth).numpy())
+            out[begin:begin + batch] = policy.encoder(color, depth).numpy()
             if progress:
-                progress(len(parts[-1]))
-    return np.concatenate(parts)
+                progress(len(color))
+    return out
 
 
 class Learner:

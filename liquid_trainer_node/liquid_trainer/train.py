@@ -26,7 +26,7 @@ from liquid_policy.head_settings import HEADS, head_settings, option_values
 from liquid_policy.interface import Interface, load_interface
 from liquid_policy.policy import Policy
 from liquid_policy.settings import EncoderSettings, PolicySettings
-from liquid_trainer.cache import StoredEpisode, cached_episodes
+from liquid_trainer.cache import StoredEpisode, StoredEpisodes, cached_episodes
 from liquid_trainer.learner import (
     Learner,
     encode_images,
@@ -58,18 +58,19 @@ class Training:
     :param group: the processes that learn together; the leading one scores and writes.
     """
 
-    def __init__(self, episodes: list[StoredEpisode], interface: Interface, policy: Policy,
+    def __init__(self, episodes: Sequence[StoredEpisode], interface: Interface, policy: Policy,
                  settings: LearningSettings, output: Path, resume: bool = False,
                  quiet: bool = False, scaled: bool = False, description: Path | None = None,
                  group: Group | None = None):
         self.group = group or Group()
         self.interface, self.policy, self.settings = interface, policy, settings
         self.output = output
-        names = [episode.name for episode in episodes]
+        stored = StoredEpisodes.of(episodes)
+        names = stored.names
         learned, held = split_episodes(names, settings.held_out, settings.seed)
         tick = 1.0 / interface.rate
-        self.data = Demonstrations([episodes[i] for i in learned], tick)
-        self.held = Demonstrations([episodes[i] for i in held], tick) if held else None
+        self.data = Demonstrations(stored.chosen(learned), tick, output)
+        self.held = Demonstrations(stored.chosen(held), tick, output) if held else None
         self.group.check_same('demonstrations', f'{names} {self.data.bounds.tolist()}')
         self.group.check_same('settings', f'{settings} {policy.settings}')
         self.scores: dict[str, float] = {}
@@ -223,12 +224,12 @@ class Training:
     def _encode_shards(self, progress: Callable[[int], None]) -> np.ndarray:
         """Return the features of all images, every process having encoded its shards."""
         shards, count = self.settings.shards, self.data.image_count
-        features = np.zeros((count, self.policy.settings.feature_size), np.float32)
+        features = self.data.zeros((count, self.policy.settings.feature_size))
         bounds = np.linspace(0, count, shards + 1).astype(int)
         for shard in self.group.own(shards):
             numbers = np.arange(bounds[shard], bounds[shard + 1])
-            features[numbers] = encode_images(self.policy, self.data, numbers,
-                                              self.settings.seed + 1 + shard, progress=progress)
+            encode_images(self.policy, self.data, numbers, self.settings.seed + 1 + shard,
+                          progress=progress, out=features[bounds[shard]:bounds[shard + 1]])
         # Zeros where others have encoded.
         self.group.add(torch.from_numpy(features))
         return features
@@ -460,7 +461,7 @@ def _train(arguments: argparse.Namespace, group: Group) -> Path:
     interface = load_interface(arguments.interface)
     quiet = arguments.quiet or not group.leads
 
-    def episodes_of() -> list[StoredEpisode]:
+    def episodes_of() -> StoredEpisodes:
         return cached_episodes(
             arguments.bags, interface, arguments.cache,
             arguments.settings.threads * group.local_size,

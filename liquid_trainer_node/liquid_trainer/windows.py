@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
-from liquid_trainer.cache import DEPTH_UNIT, StoredEpisode
+from liquid_trainer.cache import DEPTH_UNIT, StoredEpisode, StoredEpisodes
+
+# Episodes whose image files stay open, two each: less than the 1,024 a process usually may have.
+_OPEN_EPISODES = 400
 
 
 class Demonstrations:
@@ -16,51 +22,68 @@ class Demonstrations:
 
     :param episodes: at least one.
     :param tick: nominal time between ticks [s]; the elapsed time of an episode's first tick.
+    :param scratch: folder for files without a name that hold the numbers; without, they are in
+        memory, 120 bytes per tick.
     """
 
-    def __init__(self, episodes: Sequence[StoredEpisode], tick: float = 0.01):
+    def __init__(self, episodes: Sequence[StoredEpisode], tick: float = 0.01,
+                 scratch: Path | None = None):
         if not episodes:
             raise ValueError('expected at least one episode, came none; record demonstrations')
-        self.names = [episode.name for episode in episodes]
-        self._colors = [episode.colors for episode in episodes]
-        self._depths = [episode.depths for episode in episodes]
-        counts = [len(episode.times) for episode in episodes]
-        images = [len(episode.colors) for episode in episodes]
+        episodes = StoredEpisodes.of(episodes)
+        self.names, self.tick, self._scratch = episodes.names, tick, scratch
+        self._open = lru_cache(_OPEN_EPISODES)(episodes.images)
+        counts, images, lasts = [], [], []
+        for episode in episodes:
+            counts.append(len(episode.times))
+            images.append(len(episode.colors))
+            lasts.append(episode.times[-1])
         self.bounds = np.concatenate(([0], np.cumsum(counts)))          # of ticks
         self.image_bounds = np.concatenate(([0], np.cumsum(images)))
-        self.vectors = np.concatenate([e.vectors for e in episodes]).astype(np.float32)
-        self.actions = np.concatenate([e.actions for e in episodes]).astype(np.float32)
-        self.targets = np.concatenate([e.targets for e in episodes]).astype(np.float32)
-        self.elapsed = np.concatenate([np.diff(e.times, prepend=e.times[0] - tick)
-                                       for e in episodes]).astype(np.float32)
+        first = episodes[0]
+        self.vectors = self.zeros((self.ticks, first.vectors.shape[1]))
+        self.actions = self.zeros((self.ticks, first.actions.shape[1]))
+        self.targets = self.zeros((self.ticks, first.targets.shape[1]))
+        self.elapsed = self.zeros((self.ticks,))
         # Before the first image there is none to use: the first one stands in.
-        self.images = np.concatenate([np.maximum(e.image_index, 0) + start for e, start in
-                                      zip(episodes, self.image_bounds[:-1], strict=True)])
-        self.tick = tick
+        self.images = self.zeros((self.ticks,), np.int64)
         # Episodes follow one another in one time, a minute apart, so that one search finds all.
-        starts = np.cumsum([0.0] + [e.times[-1] + 60.0 for e in episodes[:-1]])
-        self._times = np.concatenate([e.times + start for e, start in
-                                      zip(episodes, starts, strict=True)])
-        self._label_images(episodes)
+        self._times = self.zeros((self.ticks,), np.float64)
+        starts = np.cumsum([0.0] + [last + 60.0 for last in lasts[:-1]])
+        labels: list[tuple[np.ndarray, ...]] = []
+        for index, (e, start) in enumerate(zip(episodes, starts, strict=True)):
+            rows = slice(*self.bounds[index:index + 2])
+            self.vectors[rows], self.actions[rows] = e.vectors, e.actions
+            self.targets[rows] = e.targets
+            self.elapsed[rows] = np.diff(e.times, prepend=e.times[0] - tick)
+            self.images[rows] = np.maximum(e.image_index, 0) + self.image_bounds[index]
+            self._times[rows] = e.times + start
+            labels.append(self._label_images(index, e))
+        self.frame_images, self.frame_used, self.frame_stamped = (
+            np.concatenate(parts) for parts in zip(*labels, strict=True))
 
-    def _label_images(self, episodes: Sequence[StoredEpisode]) -> None:
-        """Find, for every image that is used, the tick of first use and the tick of its stamp."""
-        numbers, used, stamps = [], [], []
-        for index, episode in enumerate(episodes):
-            begin = self.bounds[index]
-            values, first = np.unique(self.images[begin:self.bounds[index + 1]],
-                                      return_index=True)
-            taken = episode.image_times[values - self.image_bounds[index]]
-            stamped = np.searchsorted(episode.times, taken - self.tick / 2)
-            stamped = np.minimum(stamped, len(episode.times) - 1)
-            # An image from before the first tick has no label of its own time.
-            keep = np.abs(episode.times[stamped] - taken) < self.tick
-            numbers.append(values[keep])
-            used.append(first[keep] + begin)
-            stamps.append(stamped[keep] + begin)
-        self.frame_images = np.concatenate(numbers)
-        self.frame_used = np.concatenate(used)
-        self.frame_stamped = np.concatenate(stamps)
+    def zeros(self, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+        """Return zeros, in a file where there is a folder for such."""
+        if self._scratch is None or not all(shape):
+            return np.zeros(shape, dtype)
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self._scratch) as file:
+            return np.asarray(np.memmap(file, dtype, 'w+', shape=shape))
+
+    def _label_images(self, index: int, episode: StoredEpisode) -> tuple[np.ndarray, ...]:
+        """
+        Find, for every image that is used, the tick of first use and the tick of its stamp.
+
+        :return: numbers of images, of ticks of first use, and of ticks of the stamps.
+        """
+        begin = self.bounds[index]
+        values, first = np.unique(self.images[begin:self.bounds[index + 1]], return_index=True)
+        taken = episode.image_times[values - self.image_bounds[index]]
+        stamped = np.searchsorted(episode.times, taken - self.tick / 2)
+        stamped = np.minimum(stamped, len(episode.times) - 1)
+        # An image from before the first tick has no label of its own time.
+        keep = np.abs(episode.times[stamped] - taken) < self.tick
+        return values[keep], first[keep] + begin, stamped[keep] + begin
 
     @property
     def ticks(self) -> int:
@@ -79,13 +102,13 @@ class Demonstrations:
         :param numbers: of the images, `(n,)`.
         """
         episodes = np.searchsorted(self.image_bounds, numbers, side='right') - 1
-        shape = self._colors[0].shape[1:]
+        shape = self._open(0)[0].shape[1:]
         colors = np.empty((len(numbers), *shape), np.uint8)
         depths = np.empty((len(numbers), *shape[:2]), np.uint16)
         for row, (episode, number) in enumerate(zip(episodes, numbers, strict=True)):
             local = number - self.image_bounds[episode]
-            colors[row] = self._colors[episode][local]
-            depths[row] = self._depths[episode][local]
+            stored = self._open(int(episode))
+            colors[row], depths[row] = stored[0][local], stored[1][local]
         return colors, depths.astype(np.float32) * np.float32(DEPTH_UNIT)
 
     def chunks(self, ticks: np.ndarray, horizon: int, dt: float) -> tuple[np.ndarray, np.ndarray]:

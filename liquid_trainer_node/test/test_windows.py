@@ -1,5 +1,7 @@
 """What the learner draws: right labels, right chunks, streams that miss nothing."""
 
+import os
+import resource
 import sys
 from pathlib import Path
 
@@ -8,9 +10,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from liquid_trainer import cache  # noqa: E402
 from liquid_trainer.cache import (  # noqa: E402
     DEPTH_UNIT,
     StoredEpisode,
+    StoredEpisodes,
     load_stored,
     store_depth,
     write_stored,
@@ -126,6 +130,62 @@ def test_cache_gives_back_what_was_written(tmp_path):
         for name in ('times', 'vectors', 'image_index', 'image_times', 'colors', 'depths',
                      'actions', 'targets'):
             np.testing.assert_allclose(getattr(stored, name), getattr(known, name), atol=1e-9)
+
+
+def test_numbers_in_files_are_those_in_memory(tmp_path):
+    episodes = [_episode(1), _episode(2, ticks=30), _episode(3)]
+    for number, episode in enumerate(episodes):
+        write_stored([_Read(episode)], tmp_path / f'{number}')
+    places = [tmp_path / f'{number}' / '00000' for number in range(3)]
+    stored = StoredEpisodes([e.name for e in episodes], places)
+    known, came = Demonstrations(episodes), Demonstrations(stored, scratch=tmp_path / 'scratch')
+    for name in ('vectors', 'actions', 'targets', 'elapsed', 'images', '_times', 'frame_images',
+                 'frame_used', 'frame_stamped', 'bounds', 'image_bounds'):
+        np.testing.assert_allclose(getattr(came, name), getattr(known, name), atol=1e-7)
+    assert came.names == known.names
+    assert not list((tmp_path / 'scratch').iterdir())       # files without a name
+    chosen = np.array([0, known.image_count - 1, 3])
+    for ours, theirs in zip(came.read_images(chosen), known.read_images(chosen), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert [e.name for e in stored[1:]] == [e.name for e in episodes[1:]]
+
+
+def test_more_episodes_than_files_may_be_open(tmp_path):
+    """Image files are closed again: 700 episodes with two each, 300 of any kind allowed."""
+    write_stored([_Read(_episode(1, ticks=20))], tmp_path / 'bag')
+    place = tmp_path / 'bag' / '00000'
+    stored = StoredEpisodes([f'{i}' for i in range(700)], 700 * [place])
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    now = max(int(name) for name in os.listdir('/proc/self/fd'))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (now + 900, before[1]))
+    try:
+        data = Demonstrations(stored)
+        colors, _ = data.read_images(np.arange(data.image_count))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert len(colors) == data.image_count
+
+
+def test_a_bag_is_read_for_its_digest_once_until_it_changes(tmp_path, monkeypatch):
+    bag = tmp_path / 'bag'
+    bag.mkdir()
+    (bag / 'a.mcap').write_bytes(b'one')
+    read = []
+    plain = cache.bag_digest
+    monkeypatch.setattr(cache, 'bag_digest', lambda *a: read.append(a) or plain(*a))
+
+    def digest(interface='rate: 100'):
+        return cache._Digests(tmp_path / 'digests.jsonl', interface).of(bag)
+
+    first = digest()
+    assert digest() == first == plain(bag, 'rate: 100') and len(read) == 1
+    assert digest('rate: 50') != first and len(read) == 2
+    (bag / 'a.mcap').write_bytes(b'other')
+    assert digest() not in (first, digest('rate: 50'))
+    # A process that was killed while it wrote costs a digest, no more.
+    text = (tmp_path / 'digests.jsonl').read_text()
+    (tmp_path / 'digests.jsonl').write_text(text[:-20])
+    assert digest() == plain(bag, 'rate: 100')
 
 
 def test_robot_without_a_depth_camera_has_depths_that_say_nothing(tmp_path):
