@@ -19,6 +19,7 @@ LIMITS_OF_UNIT = {
     'm/s': ('velocity', 'acceleration'),
     'rad': ('range', 'velocity', 'acceleration'),
     'm': ('range', 'velocity', 'acceleration'),
+    'N m': ('velocity', 'acceleration'),
 }
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
 
@@ -116,7 +117,7 @@ class FeatureSpec:
         expect(good, 'size', 'a positive whole number', self.size)
         expect(self.align == 'hold', 'align', "'hold'", self.align)
         expect(isinstance(self.images, tuple), 'images', 'a list of image names', self.images)
-        _check_not_negative(self, 'pairing')
+        check_not_negative(self, 'pairing')
         _check_timing(self)
         expect(self.pairing < 0.5 / self.rate, 'pairing',
                f'less than half a period, {0.5 / self.rate:.4g} s, so that one image only fits',
@@ -223,7 +224,8 @@ class Limit:
     What bounds one action; limits of the URDF hold besides, the strictest wins.
 
     :param name: the action's name.
-    :param velocity: largest speed, in the action's unit if that is a speed [rad/s or m/s].
+    :param velocity: largest speed, in the action's unit if that is a speed, of the joint if it is
+        a torque [rad/s or m/s].
     :param acceleration: largest change of speed [rad/s2 or m/s2].
     :param range: `(lowest, highest)` value, in the action's unit.
     :param deceleration: what braking may count on; the acceleration when left out.
@@ -231,6 +233,8 @@ class Limit:
     :param effort: largest torque or force of the joint [N m or N].
     :param weight: how much a change of this action costs when the filter looks for the nearest
         safe command; 1 when left out.
+    :param armature: of a joint that is told torques: inertia of its motor's rotor, felt at the
+        joint, of which a URDF says nothing [kg m2]; 0 when left out.
     """
 
     name: str
@@ -241,8 +245,11 @@ class Limit:
     jerk: float | None = None
     effort: float | None = None
     weight: float | None = None
+    armature: float | None = None
 
     def __post_init__(self) -> None:
+        if self.armature is not None:
+            check_not_negative(self, 'armature')
         for key in ('velocity', 'acceleration', 'deceleration', 'jerk', 'effort', 'weight'):
             if getattr(self, key) is not None:
                 check_positive(self, key)
@@ -318,7 +325,8 @@ def check_positive(spec: Any, key: str) -> None:
     object.__setattr__(spec, key, float(value))
 
 
-def _check_not_negative(spec: Any, key: str) -> None:
+def check_not_negative(spec: Any, key: str) -> None:
+    """Make a field of a spec a float of 0 or more, as `check_positive` does."""
     value = getattr(spec, key)
     expect(_is_number(value) and value >= 0, key, 'a number of 0 or more', value)
     object.__setattr__(spec, key, float(value))
@@ -335,7 +343,7 @@ def _check_range(spec: Any) -> tuple[float, float]:
 
 def _check_timing(spec: Any) -> None:
     check_positive(spec, 'rate')
-    _check_not_negative(spec, 'latency')
+    check_not_negative(spec, 'latency')
     check_positive(spec, 'max_age')
     periods = 2 if spec.align == 'interpolate' else 1
     least = spec.latency + periods / spec.rate

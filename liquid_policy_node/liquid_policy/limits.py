@@ -13,6 +13,7 @@ import yaml
 from liquid_policy.interface import Interface
 
 SPEED_UNITS = ('rad/s', 'm/s')
+TORQUE_UNIT = 'N m'
 
 
 class LimitsError(ValueError):
@@ -80,6 +81,10 @@ class Limits:
     :param weight: what a change of the entry costs; None: all 1.
     :param speed: how fast the joint itself may move, what its control overshoots included; the
         URDF's limit where there is one. `low` and `high` bound what it is told. None: those.
+    :param armature: inertia of the rotors of joints that are told torques [kg m2]; None: 0.
+
+    An entry whose unit is N m is the torque of a joint; its `low`, `high` and accelerations are
+    those of the joint's speed all the same, and `effort` bounds the torque.
     """
 
     names: tuple[str, ...]
@@ -97,12 +102,14 @@ class Limits:
     jerk: np.ndarray = None  # type: ignore[assignment]
     weight: np.ndarray = None  # type: ignore[assignment]
     speed: np.ndarray = None  # type: ignore[assignment]
+    armature: np.ndarray = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         size = len(self.names)
         for name, default in (('deceleration', self.acceleration), ('jerk', np.full(size, np.inf)),
                               ('weight', np.ones(size)),
-                              ('speed', np.maximum(-self.low, self.high))):
+                              ('speed', np.maximum(-self.low, self.high)),
+                              ('armature', np.zeros(size))):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
         for index, name in enumerate(self.names):
@@ -118,8 +125,19 @@ class Limits:
             if self.moving[index]:
                 self._check_moving(index)
 
+    @property
+    def torques(self) -> bool:
+        """Whether the robot is told torques."""
+        return TORQUE_UNIT in self.units
+
     def _check_moving(self, index: int) -> None:
         name, unit = self.names[index], self.units[index]
+        if unit == TORQUE_UNIT:
+            unit = 'rad/s'
+            if not math.isfinite(self.effort[index]):
+                raise LimitsError(
+                    f'{name}: no effort limit; give it in the URDF, or limits.{name}.effort in '
+                    'the interface file')
         low, high = self.low[index], self.high[index]
         if not low <= 0.0 <= high:
             raise LimitsError(
@@ -312,11 +330,15 @@ def combine(interface: Interface, joints: dict[str, JointLimits]) -> Limits:
         limit = interface.limits.get(name)
         if limit is None:
             raise LimitsError(f'{name}: no limits; give limits.{name} in the interface file')
-        moving = unit in SPEED_UNITS
+        moving = unit in SPEED_UNITS or unit == TORQUE_UNIT
         if unit in ('rad', 'm'):
             raise LimitsError(
-                f"{name}: the safety filter commands speeds, came unit {unit!r}; use the robot's "
-                'velocity controller (rad/s or m/s)')
+                f"{name}: the safety filter commands speeds or torques, came unit {unit!r}; use "
+                "the robot's velocity controller (rad/s or m/s) or effort controller (N m)")
+        if unit == TORQUE_UNIT and name not in measured:
+            raise LimitsError(
+                f'{name}: a torque needs a measured joint of this name; add position.{name} to '
+                'the observations')
         if name in measured and name not in joints:
             raise LimitsError(
                 f'{name}: the interface measures and commands this joint, but the URDF has only '
@@ -333,7 +355,8 @@ def combine(interface: Interface, joints: dict[str, JointLimits]) -> Limits:
             min(urdf.effort, limit.effort or math.inf),
             min(urdf.deceleration, limit.deceleration or acceleration),
             min(urdf.jerk, limit.jerk or math.inf), limit.weight or 1.0,
-            urdf.velocity if math.isfinite(urdf.velocity) else max(-low, high)))
+            urdf.velocity if math.isfinite(urdf.velocity) else max(-low, high),
+            limit.armature or 0.0))
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     return Limits(tuple(names), tuple(units), *columns)
 

@@ -20,8 +20,9 @@ from liquid_policy.barrier import (
     SafetyFilter,
     State,
 )
-from liquid_policy.barrier_load import describe_filter, load_filter
-from liquid_policy.conversion import commands_from_action, fill_message
+from liquid_policy.barrier_load import describe_filter
+from liquid_policy.conversion import commands_from_action, fill_message, nanoseconds
+from liquid_policy.effort_load import EffortSafety, load_safety
 from liquid_policy.filter_parameters import filter_settings
 from liquid_policy.inputs import (
     JointReader,
@@ -42,6 +43,7 @@ from liquid_policy_node.resources import find_description, find_interface, messa
 # the period) is waited for: if the timer stepped in before it, its forerunner would have been
 # given the change of speed that is allowed to it.
 PATIENCE = 0.0025
+LONGEST_BRAKING = 5.0   # when deactivated [s]; no robot takes that long
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class SafetyNode(ManagedNode):
         path = find_interface(settings.robot)
         self._interface = load_interface(path)
         self.robot = self._interface.robot
-        self._filter: SafetyFilter = load_filter(
+        self._filter: SafetyFilter | EffortSafety = load_safety(
             self._interface,
             find_description(settings.description or self._interface.description, path),
             filter_settings(asdict(settings)),
@@ -149,9 +151,10 @@ class SafetyNode(ManagedNode):
         self._status_publisher = self.create_publisher(SafetyStatus, 'safety_status', qos.STATUS)
         topics = {source.topic for source in self._interface.observations.values()
                   if source.type == 'sensor_msgs/msg/JointState'}
-        self._subscriptions_made = [
+        self._joint_subscriptions = [
             self.subscribe(JointState, topic, self.on_joints, qos.STREAM_IN) for topic in topics]
         self._subscriptions_made.append(self.subscribe(
+        self._subscriptions_made = [*self._joint_subscriptions]
             ActionDistribution, 'action_distribution', self.on_proposal, qos.PROPOSAL_IN))
         safety = self._interface.safety
         self._human_watched = safety is not None and safety.separation is not None
@@ -169,9 +172,10 @@ class SafetyNode(ManagedNode):
         self._clear()
         self._publish_status(Filtered(np.zeros(0), State.INACTIVE, ('inactive',)))
         self.get_logger().info(
+        bounds = (-limits.effort, limits.effort) if limits.torques else (limits.low, limits.high)
             f'{self.robot}: ' + ', '.join(
                 f'{name} {low:g}..{high:g} {unit}' for name, low, high, unit in zip(
-                    limits.names, limits.low, limits.high, limits.units, strict=True))
+                    limits.names, *bounds, limits.units, strict=True))
             + '; whole robot: ' + describe_filter(
                 [name for guard in self._filter.guards for name in guard.names])
             + ('; DRY RUN, no command is sent' if settings.dry_run else ''))
@@ -189,15 +193,44 @@ class SafetyNode(ManagedNode):
         if self._timer is not None:
             self.destroy_timer(self._timer)
             self._timer = None
-        for _ in range(int(5.0 / self.settings.period)):
-            result = self._filter.filter(None, None, self.settings.period, ('deactivating',))
+        torques, self._taken = self._filter.limits.torques, self.steady_now()
+        braking = self._commanding or not torques
+        for _ in range(int(LONGEST_BRAKING / self.settings.period) if braking else 0):
+            feedback = self._newest_feedback() if torques else None
+            result = self._filter.filter(
+                None, feedback, self.settings.period, ('deactivating',))
             self._issue(result)
-            if not result.command[self._filter.limits.moving].any():
+            if self._at_rest(result, feedback):
                 break
             time.sleep(self.settings.period)
         self._publish_status(Filtered(np.zeros(0), State.INACTIVE, ('inactive',)))
 
     def cleanup(self) -> None:
+    def _at_rest(self, result: Filtered, feedback: JointFeedback | None) -> bool:
+        """Whether braking is over: the command stands still, or the joints if told torques."""
+        if not self._filter.limits.torques:
+            return not result.command[self._filter.limits.moving].any()
+        return feedback is None or bool(
+            (np.abs(feedback.velocity) < self.settings.standing_speed).all())
+
+    def _newest_feedback(self) -> JointFeedback | None:
+        """
+        Joint states taken straight from their topics, while no callback can run.
+
+        Speeds brake without looking, torques do not. No clock runs either, so their age is that
+        of their receipt.
+        """
+        for subscription in self._joint_subscriptions:
+            with subscription.handle:
+                while taken := subscription.handle.take_message(subscription.msg_type, False):
+                    if self.guard('joint_states', self._keep_joints, taken[0]):
+                        self._taken = self.steady_now()
+        silent = 1e-9 * (self.steady_now() - self._taken)
+        return self._feedback if silent <= self.settings.joint_timeout else None
+
+    def _keep_joints(self, message: JointState) -> None:
+        self._feedback = self._joints.read(message)
+
         """Destroy the topics."""
         for subscription in self._subscriptions_made:
             self.destroy_subscription(subscription)
@@ -254,7 +287,8 @@ class SafetyNode(ManagedNode):
 
     def on_timer(self) -> None:
         """Issue a command, whatever has come."""
-        if not self.guard('cycle', self._cycle):
+        if not self.guard('cycle', self._cycle) and (
+                self._commanding or not self._filter.limits.torques):
             # Nothing is known to go wrong here; if it does, the robot must still be braked.
             self._issue(self._filter.filter(
                 None, None, self.settings.period, ('the safety node failed, see its log',)))
@@ -303,9 +337,10 @@ class SafetyNode(ManagedNode):
             self.diagnostics.count('missed_deadlines')
         self._last_tick = tick
         feedback, joints_why = self._fresh_feedback(now, tick)
-        if not self._commanding and feedback is None \
-                and tick - self._activated < 1e9 * self.settings.takeover_time:
-            return  # its speed is not known yet
+        if not self._commanding and feedback is None and (
+                self._filter.limits.torques
+                or tick - self._activated < 1e9 * self.settings.takeover_time):
+            return  # its speed is not known yet; torques need its posture too
         proposal, proposal_why = self._fresh_proposal(now, tick)
         reasons = tuple(filter(None, (proposal_why, joints_why)))
         wanted = proposal.at(now) if proposal else None

@@ -320,5 +320,5 @@ def test_the_command_checks_a_file(capsys, tmp_path):
 def test_the_command_compares_two_files(capsys):
     assert main([str(MANIPULATOR), '--against', str(MANIPULATOR)]) == 0
     assert capsys.readouterr().out == 'no difference\n'
-    assert main([str(SHIPPED[-1]), '--against', str(MANIPULATOR)]) == 1
+    assert main([str(CONFIG / 'six_axis_arm.interface.yaml'), '--against', str(MANIPULATOR)]) == 1
     assert "robot: expected 'manipulator', came 'six_axis_arm'" in capsys.readouterr().out

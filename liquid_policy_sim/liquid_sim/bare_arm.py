@@ -32,7 +32,8 @@ class BareArmSettings:
     :param command_delay: periods between a command and its effect.
     :param payload: mass at the tool [kg], a solid ball of 5 cm.
     :param tool: body that carries it.
-    :param armature: inertia of each motor's rotor, felt at its joint [kg m2].
+    :param armature: inertia of each motor's rotor, felt at its joint; one for all or one per
+        joint [kg m2].
     """
 
     command: str = 'velocity'
@@ -41,7 +42,7 @@ class BareArmSettings:
     command_delay: int = 1
     payload: float = 0.0
     tool: str | None = None
-    armature: float = 0.05
+    armature: float | tuple[float, ...] = 0.05
 
     def __post_init__(self) -> None:
         if self.command not in COMMANDS:
@@ -155,9 +156,10 @@ def _build(
     missing = [name for name in joints if name not in known]
     if missing:
         raise ValueError(f'{description}: expected joints {missing}, it has {sorted(known)}')
-    for name in joints:
+    for name, armature in zip(
+            joints, np.broadcast_to(settings.armature, len(joints)).tolist(), strict=True):
         low, high = known[name].actfrcrange
-        known[name].armature = settings.armature
+        known[name].armature = armature
         spec.add_actuator(
             name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT, forcelimited=True,
             forcerange=[low, high] if low < high else [-1e6, 1e6])

@@ -1,0 +1,96 @@
+"""The safety filter of a robot that is told torques, from its files; spoken to like the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from liquid_policy.barrier import Filtered, SafetyFilter
+from liquid_policy.barrier_box import FilterSettings, JointFeedback
+from liquid_policy.barrier_effort import EffortFilter
+from liquid_policy.barrier_load import load_filter
+from liquid_policy.barrier_rows import Guard
+from liquid_policy.barrier_search import Proposal
+from liquid_policy.interface import Interface
+from liquid_policy.limits import LimitsError, load_limits, load_urdf
+from liquid_policy.robot_model import RobotModel
+
+# Limits of the whole robot that a torque filter does not keep; refused rather than ignored.
+UNKEPT = ('power', 'tool_speed', 'tip_margin', 'separation')
+
+
+class EffortSafety:
+    """`EffortFilter` with the calls of `SafetyFilter`, so that a node need not tell them apart."""
+
+    guards: tuple[Guard, ...] = ()
+
+    def __init__(self, core: EffortFilter) -> None:
+        """
+        Wrap a filter.
+
+        :param core: the filter of torques.
+        """
+        self._core = core
+        self.limits = core.limits
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop is latched."""
+        return self._core.stopped
+
+    def reset(self, feedback: JointFeedback | None = None) -> None:
+        """Do nothing: torques are judged by the measured speed, not by those issued before."""
+
+    def stop(self, reason: str) -> None:
+        """Brake from now on, whatever is proposed, until released."""
+        self._core.stop(reason)
+
+    def release(self, feedback: JointFeedback | None) -> None:
+        """End a latched stop; see `EffortFilter.release`."""
+        self._core.release(feedback)
+
+    def filter(
+        self, proposal: Proposal | np.ndarray | None, feedback: JointFeedback | None,
+        elapsed: float, reasons: tuple[str, ...] = (), human_distance: float = np.inf,
+    ) -> Filtered:
+        """
+        The torques for this moment; see `EffortFilter.filter`.
+
+        :param human_distance: without effect; `load_safety` refuses limits that need it.
+        """
+        action = proposal.action if isinstance(proposal, Proposal) else proposal
+        return self._core.filter(action, feedback, elapsed, reasons)
+
+
+def load_safety(
+    interface: Interface, description: str | Path, settings: FilterSettings | None = None,
+    joint_limits_file: str | Path | None = None,
+) -> SafetyFilter | EffortSafety:
+    """
+    The filter of a robot, for speeds or for torques as the units of its actions say.
+
+    :param interface: the robot's interface.
+    :param description: path of its URDF or xacro.
+    :param settings: what the guarantee rests on.
+    :param joint_limits_file: path of a `joint_limits.yaml`, if there is one.
+    :raises LimitsError: for missing or contradictory limits, and for limits of the whole robot
+        that are not kept for torques.
+    """
+    limits = load_limits(interface, description, joint_limits_file)
+    if not limits.torques:
+        return load_filter(interface, description, settings, joint_limits_file)
+    spec = interface.safety
+    unkept = [] if spec is None else [name for name in UNKEPT if getattr(spec, name) is not None]
+    if spec is not None and spec.obstacles:
+        unkept.append('obstacles')
+    if unkept:
+        raise LimitsError(
+            f'safety: expected nothing but tool and payload for a robot that is told torques, '
+            f'came {", ".join(unkept)}; these are kept for velocity controllers only')
+    payload, tool = (0.0, 0.0), None
+    if spec is not None:
+        payload, tool = (spec.payload[0], spec.payload[1]), spec.tool
+    model = RobotModel(
+        load_urdf(description), limits.names, limits.joint, tool=tool, payload=payload)
+    return EffortSafety(EffortFilter(limits, model, settings, limits.armature))
