@@ -21,7 +21,7 @@ from liquid_policy.barrier import (
     State,
 )
 from liquid_policy.barrier_load import describe_filter
-from liquid_policy.conversion import commands_from_action, fill_message, nanoseconds
+from liquid_policy.conversion import commands_from_action, fill_message
 from liquid_policy.effort_load import EffortSafety, load_safety
 from liquid_policy.filter_parameters import filter_settings
 from liquid_policy.inputs import (
