@@ -91,13 +91,15 @@ class Plan:
         cameras = {plain_name(picture.name): picture.name for picture in layout.pictures}
         self.images: list[tuple[str, ImageSpec]] = []
         for name, image in interface.images.items():
-            if plain_name(name) not in cameras:
+            found = next((cameras[full] for full in (name, f'{name}_image', f'{name}_depth')
+                          if full in cameras), None)
+            if found is None:
                 raise FormatError(f'{source}: expected images called {name!r}, as the interface '
                                   f'says, came {list(cameras)}')
             if image.encoding not in ('rgb8', 'bgr8', '32FC1'):
                 raise FormatError(f'images.{name}: expected rgb8, bgr8 or 32FC1 to write, came '
                                   f'{image.encoding}')
-            self.images.append((cameras[plain_name(name)], image))
+            self.images.append((found, image))
 
 
 def _by_topic(specs: Mapping[str, SourceSpec]) -> dict[str, list[SourceSpec]]:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def derive_interface(layout: Layout, extent: Extent, sizes: Mapping[str, tuple[i
         raise FormatError('expected steps per second, came none in the data set; give --rate')
     if not layout.observations:
         raise FormatError('expected observed numbers, to take the control clock from, came none')
-    rate, age = layout.rate, math.ceil(1.5e6 / layout.rate) * 1e-6
+    rate, age = layout.rate, round(1.5 / layout.rate, 4)
     observations = {}
     for index, feature in enumerate(layout.observations):
         name, numbers = plain_name(feature.name), number_names(feature)
@@ -209,7 +210,7 @@ def interface_text(interface: Interface, layout: Layout, source: str) -> str:
     known = any(unit != '1' for part in (*layout.observations, layout.action)
                 for unit in part.units)
     units = '' if known else '; --unit says it when importing'
-    return _TO_EDIT.format(source=source, units=units) + interface.to_yaml()
+    return _TO_EDIT.format(source=Path(source).name, units=units) + interface.to_yaml()
 
 
 def plain_name(name: str) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from liquid_policy.interface import UNITS
+
 from .dataset import (
     NANOSECONDS,
     Dataset,
@@ -109,7 +111,9 @@ def _feature(name: str, made: dict[str, Any], path: Path) -> Feature:
     if names and len(names) != size:
         # Some data sets name axes here ('channel') and not numbers.
         names = ()
-    units = tuple((made.get('info') or {}).get('units', ()))
+    units = tuple((made.get('info') or {}).get('units', ()))     # ours, not LeRobot's
+    if len(units) != size or not set(units) <= set(UNITS):
+        units = ()
     try:
         return Feature(name, names or column_names(name.rpartition('.')[2], size), units)
     except FormatError as error:

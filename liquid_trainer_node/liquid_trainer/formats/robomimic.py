@@ -123,7 +123,8 @@ def _read(path: Path, name: str, number: int, layout: Layout) -> Demonstration:
             len(actions), layout.rate, number)
         task = str(demo.attrs.get('task', ''))
         outcome = str(demo.attrs.get('outcome', 'unmarked'))
-    return Demonstration(name, stamps, vectors, actions, {
+        title = str(demo.attrs.get('name', name))
+    return Demonstration(title, stamps, vectors, actions, {
         picture.name: _frames(path, name, picture) for picture in layout.pictures}, task, outcome)
 
 

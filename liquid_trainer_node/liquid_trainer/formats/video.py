@@ -7,6 +7,7 @@ writes; hence PyAV.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -35,6 +36,7 @@ def av_module() -> Any:
 
     :raises FormatError: if it is not installed.
     """
+    os.environ.setdefault('SVT_LOG', '1')      # the encoder's own reports: errors only
     try:
         import av
     except ImportError as error:
@@ -61,7 +63,8 @@ def frames(path: Path, count: int, rate: float, start: float = 0.0) -> Iterator[
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise FormatError(f'{path}: expected a video stream, came none')
+                raise FormatError(f'{path}: expected a whole video, came a file without one; copy '
+                                  'or download it again')
             stream = container.streams.video[0]
             if start > 0:       # to the key frame before; what comes too early is dropped below
                 container.seek(int(start / stream.time_base), stream=stream)

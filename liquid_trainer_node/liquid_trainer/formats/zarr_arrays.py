@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,7 @@ class ZarrArray:
                             f'{self.shape} and {self._chunks}')
         self._fill = meta.get('fill_value') or 0
         self._separator = meta.get('dimension_separator', '.')
+        self._blosc = (meta.get('compressor') or {}).get('id') == 'blosc'
         self._decode = _decoder(self._where, meta.get('compressor'))
         self.attributes: dict[str, Any] = json.loads(store.get(f'{self._place}.zattrs') or '{}')
 
@@ -157,6 +159,8 @@ class ZarrArray:
         if data is None:       # zarr leaves out chunks of nothing but the fill value
             return None
         try:
+            if self._blosc and struct.unpack_from('<12xI', data)[0] != len(data):
+                raise ValueError(f'{len(data)} bytes')     # blosc itself would read on behind
             values = np.frombuffer(self._decode(data), self.dtype)
         except Exception as error:       # each codec has errors of its own
             raise ZarrError(f'{self._store.path}/{name}: expected a whole chunk, came: {error}; '
