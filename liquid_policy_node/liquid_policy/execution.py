@@ -104,6 +104,21 @@ class Executor:
         self._used += 1
         return action
 
+    def coast(self) -> np.ndarray:
+        """
+        Return the action for now when no observation came, `(actions,)`.
+
+        The plan goes on, and its last action is repeated when it ends. The time without
+        observations belongs to the `elapsed` of the next call of `act`.
+
+        :raises ValueError: if there was no observation yet, and so no plan.
+        """
+        if self._plan is None:
+            raise ValueError('expected a first observation before one is missing')
+        action = self._plan[min(self._used, len(self._plan) - 1)]
+        self._used += 1
+        return action
+
     def _next_plan(self) -> np.ndarray:
         if self.settings.context:
             self._state = self._runtime.initial_state()

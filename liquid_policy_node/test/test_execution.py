@@ -77,3 +77,16 @@ def test_bad_settings_are_refused(settings, text):
 def test_no_more_steps_are_followed_than_a_plan_has():
     with pytest.raises(ValueError, match='at most the 4 steps of a plan, came 5'):
         Executor(_Counting(), ModeKeeper(0.1), ExecutionSettings(replan=5))
+
+
+def test_plan_goes_on_without_observations_and_then_holds():
+    policy = _Counting()
+    executor = Executor(policy, ModeKeeper(0.1), ExecutionSettings(replan=2))
+    with pytest.raises(ValueError, match='first observation'):
+        executor.coast()
+    first = executor.act(np.zeros(0), np.zeros(1), 0.1)
+    assert [float(a[0]) for a in (first, *(executor.coast() for _ in range(5)))] \
+        == [10, 11, 12, 13, 13, 13]
+    assert policy.plans == 1
+    # The next observation ends the old plan, which was followed for longer than asked.
+    assert float(executor.act(np.zeros(0), np.zeros(1), 0.6)[0]) == 20 and policy.plans == 2

@@ -45,6 +45,24 @@ class Episode:
 
 
 @dataclass(frozen=True)
+class Delivery:
+    """
+    Which observations reach the policy.
+
+    :param lost: share that never arrives; the first always does.
+    :param elapsed_known: whether the policy is told the time since the last one; otherwise it is
+        told one period, as if none were missing.
+    """
+
+    lost: float = 0.0
+    elapsed_known: bool = True
+
+    def __post_init__(self):
+        if not 0.0 <= self.lost < 1.0:
+            raise ValueError(f'lost: expected 0 to below 1, came {self.lost}')
+
+
+@dataclass(frozen=True)
 class Block:
     """
     Episodes for one process.
@@ -52,11 +70,13 @@ class Block:
     :param checkpoint: path.
     :param execution: how plans are followed.
     :param seeds: of the episodes.
+    :param delivery: what is lost.
     """
 
     checkpoint: Path
     execution: ExecutionSettings
     seeds: tuple[int, ...]
+    delivery: Delivery = Delivery()
 
 
 def execution_of(checkpoint: Checkpoint, replan: int, context: int | None = None,
@@ -68,18 +88,27 @@ def execution_of(checkpoint: Checkpoint, replan: int, context: int | None = None
 
 
 def run_episode(environment, executor: Executor, seed: int, steps: int, period: float,
-                pictures: list | None = None) -> Episode:
+                pictures: list | None = None, delivery: Delivery | None = None) -> Episode:
     """
     Run one episode.
 
     :param steps: longest allowed.
     :param period: of the control clock [s].
     :param pictures: every step's picture is added to it.
+    :param delivery: what is lost; nothing when left out.
     """
+    delivery = delivery or Delivery()
     vector, best = environment.reset(seed), 0.0
     executor.reset(seed)
+    arrives = np.random.default_rng((seed, 1)).random(steps) >= delivery.lost
+    arrives[0], since = True, 0
     for step in range(1, steps + 1):
-        action = executor.act(np.zeros(0, np.float32), vector, period)
+        since += 1
+        if arrives[step - 1]:
+            told = since * period if delivery.elapsed_known else period
+            action, since = executor.act(np.zeros(0, np.float32), vector, told), 0
+        else:
+            action = executor.coast()
         outcome = environment.step(action)
         vector, best = outcome.vector, max(best, outcome.score)
         if pictures is not None:
@@ -95,16 +124,16 @@ def run(block: Block) -> list[Episode]:
     task = find_task(checkpoint.card['task'])
     environment, executor = task.environment(), Executor.of(checkpoint, block.execution)
     try:
-        return [run_episode(environment, executor, seed, task.steps, 1.0 / task.interface.rate)
-                for seed in block.seeds]
+        return [run_episode(environment, executor, seed, task.steps, 1.0 / task.interface.rate,
+                            delivery=block.delivery) for seed in block.seeds]
     finally:
         environment.close()
 
 
 def run_all(checkpoint: Path, execution: ExecutionSettings, seeds: list[int], processes: int,
-            label: str) -> list[Episode]:
+            label: str, delivery: Delivery | None = None) -> list[Episode]:
     """Run episodes in parallel processes with a progress bar; in the order of the seeds."""
-    blocks = [Block(checkpoint, execution, tuple(seeds[i:i + _BLOCK]))
+    blocks = [Block(checkpoint, execution, tuple(seeds[i:i + _BLOCK]), delivery or Delivery())
               for i in range(0, len(seeds), _BLOCK)]
     found: dict[int, Episode] = {}
     with ProcessPoolExecutor(processes) as pool, tqdm(
@@ -127,7 +156,7 @@ def seeds_of(episodes: int, seeds: list[int]) -> list[int]:
 
 
 def rows_of(episodes: list[Episode], checkpoint: Checkpoint, execution: ExecutionSettings,
-            seeds: list[int]) -> list[dict]:
+            seeds: list[int], delivery: Delivery | None = None) -> list[dict]:
     """Return the figures of an evaluation, as JSON lines are written."""
     card = checkpoint.card
     task = find_task(card['task'])
@@ -139,7 +168,8 @@ def rows_of(episodes: list[Episode], checkpoint: Checkpoint, execution: Executio
         'task': card['task'], 'policy': card['policy'], 'n': count, 'seeds': seeds,
         'preset': 'full' if count >= 500 else 'quick', 'commit': commit(),
         'machine': f'{platform.machine()}, {os.cpu_count()} cores',
-        'date': date.today().isoformat(), 'execution': asdict(execution),
+        'date': date.today().isoformat(),
+        'execution': asdict(execution) | asdict(delivery or Delivery()),
         'parameters': card['parameters'], 'training_steps': card['steps_of_training'],
         'training_seed': card['learning']['seed'], 'checkpoint': checkpoint.version}
     return [
@@ -212,6 +242,10 @@ def main(argv: list[str] | None = None) -> int:
                         help='steps over which a new plan takes over')
     parser.add_argument('--threshold', type=float, default=1.0,
                         help='0 to 1: how soon the mode of the last plan is left')
+    parser.add_argument('--lost', type=float, default=0.0,
+                        help='share of the observations that never arrive')
+    parser.add_argument('--elapsed-ignored', action='store_true',
+                        help='do not tell the policy the time since the last observation')
     parser.add_argument('--processes', type=int, default=os.cpu_count() or 1)
     parser.add_argument('--append', type=Path, default=None,
                         help='JSON lines file the figures are put into')
@@ -225,11 +259,12 @@ def main(argv: list[str] | None = None) -> int:
                                   'came one of another training')
         execution = execution_of(checkpoint, arguments.replan, arguments.context,
                                  arguments.blend, arguments.threshold)
+        delivery = Delivery(arguments.lost, not arguments.elapsed_ignored)
         Executor.of(checkpoint, execution)
         episodes = run_all(arguments.checkpoint, execution,
                            seeds_of(arguments.episodes, arguments.seeds), arguments.processes,
-                           checkpoint.card['policy'])
-        rows = rows_of(episodes, checkpoint, execution, arguments.seeds)
+                           checkpoint.card['policy'], delivery)
+        rows = rows_of(episodes, checkpoint, execution, arguments.seeds, delivery)
         for row in rows:
             print(f'{row["task"]} {row["policy"]} {row["figure"]:<9} {row["value"]:.3f} '
                   f'(95 %: {row["low"]:.3f} to {row["high"]:.3f}, n {row["n"]})')

@@ -78,21 +78,27 @@ class ArrayEpisodes:
         """Return the numbers of the episodes to learn from and of those held out."""
         return split_episodes([str(index) for index in range(len(self))], held_out, seed)
 
-    def windows(self, steps: np.ndarray, context: int,
-                horizon: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def windows(self, steps: np.ndarray, context: int, horizon: int,
+                gaps: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray,
+                                                         np.ndarray]:
         """
         Return what led to steps, and what was done from there on.
 
         :param steps: `(batch,)`.
         :param context: observations up to and with the step's own.
         :param horizon: actions from the step on.
+        :param gaps: steps from each observation to the next, `(batch, context - 1)`; one where
+            left out.
         :return: vectors `(batch, context, numbers)` and which of them lie within the episode
             `(batch, context)`; actions `(batch, horizon, actions)` and which of them do
             `(batch, horizon)`. Outside, the episode's first vector and last action are repeated.
         """
         episode = np.searchsorted(self.ends, steps, side='right')
         first, end = self.starts[episode][:, None], self.ends[episode][:, None]
-        before = steps[:, None] + np.arange(1 - context, 1)
+        if gaps is None:
+            gaps = np.ones((len(steps), context - 1), np.int64)
+        back = np.cumsum(gaps[:, ::-1], axis=1)[:, ::-1]
+        before = steps[:, None] - np.pad(back, ((0, 0), (0, 1)))
         ahead = steps[:, None] + np.arange(horizon)
         return (self.vectors[np.maximum(before, first)], before >= first,
                 self.actions[np.minimum(ahead, end - 1)], ahead < end)

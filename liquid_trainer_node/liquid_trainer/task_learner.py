@@ -36,6 +36,10 @@ class TaskLearningSettings:
     average: float = field(default=0.999, metadata={'description': 'decay of the mean weights'})
     noise: float = field(default=0.02, metadata={
         'description': 'standard deviation added to observations, normalised'})
+    lost: float = field(default=0.0, metadata={
+        'description': 'share of observations left out, as if they had not arrived'})
+    elapsed_known: bool = field(default=True, metadata={
+        'description': 'the core is told the time between observations; false: one period'})
     balance: float = field(default=0.01, metadata={'description': 'of the usage loss'})
     shards: int = field(default=1, metadata={
         'description': 'parts of every batch, which processes share out among them'})
@@ -55,9 +59,11 @@ class TaskLearningSettings:
         for name in ('weight_decay', 'noise', 'balance'):
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f'{name}: expected 0 or more, came {getattr(self, name)}')
-        for name in ('warm_up', 'average', 'held_out'):
+        for name in ('warm_up', 'average', 'held_out', 'lost'):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f'{name}: expected 0 to below 1, came {getattr(self, name)}')
+        if not isinstance(self.elapsed_known, bool):
+            raise ValueError(f'elapsed_known: expected true or false, came {self.elapsed_known}')
 
 
 class TaskLearner:
@@ -176,15 +182,24 @@ class TaskLearner:
                 noise: float) -> tuple[Any, Tensor, Tensor]:
         """Return the head's answer at steps, and what was done there, normalised."""
         policy, made = self.policy, self.policy.settings
-        context = self.settings.context
-        vectors, seen, chunk, inside = map(
-            torch.from_numpy, data.windows(steps, context, made.head.horizon))
+        gaps = self._gaps(len(steps), generator)
+        vectors, seen, chunk, inside = map(torch.from_numpy, data.windows(
+            steps, self.settings.context, made.head.horizon, gaps.numpy()))
         x = policy.normalise(vectors)
         x = x + noise * torch.randn(x.shape, generator=generator)
         elapsed = x.new_full((*x.shape[:2], 1), made.head.dt)
+        if self.settings.elapsed_known:
+            elapsed[:, 1:, 0] *= gaps
         outputs, _ = policy.core.sequence(x, elapsed, policy.initial_state(len(steps)), seen)
         answer, _, _ = policy.heads(outputs[:, -1], x[:, -1])
         return answer, policy.action_scaling(chunk - policy.origin(vectors[:, -1])), inside
+
+    def _gaps(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Return steps between observations, `(batch, context - 1)`: more than 1 where lost."""
+        gaps = torch.ones((batch, self.settings.context - 1), dtype=torch.int64)
+        if self.settings.lost:
+            gaps.geometric_(1.0 - self.settings.lost, generator=generator)
+        return gaps
 
     def _loss(self, data: ArrayEpisodes, steps: np.ndarray, generator: torch.Generator,
               noise: float) -> tuple[Tensor, dict[str, Tensor]]:

@@ -70,3 +70,13 @@ def _set(index, value):
 def test_bad_demonstrations_are_refused(changes, text):
     with pytest.raises(ArrayError, match=text):
         ArrayEpisodes(**_changed(**changes))
+
+
+def test_windows_leave_out_what_was_lost():
+    vectors = np.arange(20.0)[:, None] * [1.0, -1.0]
+    data = ArrayEpisodes(vectors, vectors, np.array([10, 20]))
+    found, inside, _, _ = data.windows(np.array([8, 12]), 3, 1, np.array([[2, 1], [1, 4]]))
+    assert found[0, :, 0].tolist() == [5.0, 7.0, 8.0] and inside[0].all()
+    # 12 - 4 lies in the episode before: the own episode's first step stands in, marked.
+    assert found[1, :, 0].tolist() == [10.0, 10.0, 12.0]
+    assert inside[1].tolist() == [False, False, True]

@@ -103,3 +103,29 @@ def test_data_of_another_size_are_refused():
 def test_bad_settings_are_refused(settings, text):
     with pytest.raises(ValueError, match=text):
         TaskLearningSettings(**settings)
+
+
+@pytest.mark.parametrize('known', [True, False])
+def test_core_is_told_the_time_between_observations_that_arrived(monkeypatch, known):
+    learner = _learner(lost=0.5, context=5, elapsed_known=known)
+    told, seen = [], []
+    sequence, windows = learner.policy.core.sequence, learner.data.windows
+
+    def listen(x, elapsed, *more):
+        told.append(elapsed[:, :, 0])
+        return sequence(x, elapsed, *more)
+
+    def look(data, steps, context, horizon, gaps):
+        seen.append(gaps)
+        return windows(steps, context, horizon, gaps)
+
+    monkeypatch.setattr(learner.policy.core, 'sequence', listen)
+    monkeypatch.setattr(ArrayEpisodes, 'windows', look)
+    learner.step()
+    gaps = seen[0]
+    assert gaps.shape == (64, 4)
+    # One in two lost: a gap is geometric, of mean 2 and variance 2.
+    assert gaps.min() == 1 and abs(gaps.mean() - 2.0) < 3 * np.sqrt(2 / gaps.size)
+    expected = 0.1 * gaps if known else np.full(gaps.shape, 0.1)
+    np.testing.assert_allclose(told[0][:, 1:].numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(told[0][:, 0].numpy(), 0.1, rtol=1e-6)
