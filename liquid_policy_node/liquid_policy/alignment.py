@@ -3,7 +3,8 @@ Samples of many topics brought onto one control clock, by header stamp.
 
 One rule, the same on the robot and in the bag reader. For a tick `t` and a source with latency
 `l` (how long after its stamp a message is sure to have arrived), only samples with
-stamp <= t - l count:
+stamp <= t - l + j count, j being a twentieth of the control period and at most l: stamps jitter
+by microseconds, and what is due at a tick must not wait for the next by chance.
 
 * `hold`: the newest of them.
 * `interpolate`: linear at t - l - 1/rate between the two neighbours, so that both are sure to
@@ -27,6 +28,8 @@ from .conversion import NANOSECONDS
 from .interface import FeatureSpec, Interface, SourceSpec
 
 FEATURES = 'features'
+# By how much the stamps of a schedule jitter, as a share of the control period.
+_JITTER = 0.05
 
 
 class Outcome(enum.Enum):
@@ -119,7 +122,8 @@ class Aligner:
                                                       **interface.targets}
         if interface.features is not None:
             specs[FEATURES] = interface.features
-        self._sources = {name: _Source(name, spec) for name, spec in specs.items()}
+        jitter = _ns(_JITTER / interface.rate)
+        self._sources = {name: _Source(name, spec, jitter) for name, spec in specs.items()}
         self._clock = self._sources[interface.clock]
         reach = max(source.reach for source in self._sources.values())
         most = 2 * round((reach + self._settle + self._future) / self._period) + 100
@@ -185,6 +189,14 @@ class Aligner:
         :param tick: a stamp from `ticks_ready`, not older than one asked for before [ns].
         """
         self._answered = tick if self._answered is None else max(tick, self._answered)
+        return self.ahead(tick)
+
+    def ahead(self, tick: int) -> Aligned:
+        """
+        Say what is known by now of a tick to come; it can still be answered.
+
+        :param tick: any time, not before the last tick [ns].
+        """
         ages: dict[str, float] = {}
         stale: list[str] = []
         newest = 0
@@ -255,7 +267,7 @@ class Aligner:
         if self._now is not None and stamp > self._now + limit:
             return Verdict(Outcome.FUTURE, _ahead(source.name, stamp - self._now,
                                                   self._clock.name))
-        if self._answered is not None and stamp + source.latency <= self._answered:
+        if self._answered is not None and stamp + source.arrival <= self._answered:
             late = (self._answered - stamp - source.latency) / 1e9
             return Verdict(Outcome.LATE, f'{source.name}: came {late:.3f} s later than its '
                            'latency allows; raise latency in the interface file, or find what '
@@ -290,11 +302,12 @@ class _Source:
     # never comes near it.
     MOST = 20_000
 
-    def __init__(self, name: str, spec: SourceSpec | FeatureSpec) -> None:
+    def __init__(self, name: str, spec: SourceSpec | FeatureSpec, jitter: int) -> None:
         self.name = name
         self.size = spec.size if isinstance(spec, SourceSpec) else None
         self.nothing = np.full(self.size or 0, np.nan)
         self.latency = _ns(spec.latency)
+        self.arrival = self.latency - min(jitter, self.latency)
         self.max_age = _ns(spec.max_age)
         self.reach = self.max_age + self.latency + _ns(2 / spec.rate)
         self._delay = _ns(1 / spec.rate) if spec.align == 'interpolate' else None
@@ -325,7 +338,7 @@ class _Source:
 
     def at(self, tick: int) -> tuple[Any, int, int] | None:
         """Give value, oldest and newest stamp behind it, or None without sample."""
-        last = bisect_right(self._stamps, tick - self.latency) - 1
+        last = bisect_right(self._stamps, tick - self.arrival) - 1
         if last < 0:
             return None
         if self._delay is None:

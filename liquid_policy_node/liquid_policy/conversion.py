@@ -36,7 +36,16 @@ def stamp_of(message: Any) -> int | None:
     header = getattr(message, 'header', None)
     if header is None:
         return None
-    return header.stamp.sec * NANOSECONDS + header.stamp.nanosec
+    return nanoseconds(header.stamp)
+
+
+def nanoseconds(time: Any) -> int:
+    """
+    Give a message's time as one number [ns].
+
+    :param time: a builtin_interfaces/Time.
+    """
+    return time.sec * NANOSECONDS + time.nanosec
 
 
 def vector_from_message(spec: SourceSpec | ActionSpec, message: Any) -> np.ndarray:

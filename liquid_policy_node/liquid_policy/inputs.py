@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from liquid_policy.barrier import JointFeedback, Proposal
-from liquid_policy.conversion import NANOSECONDS, MessageError, stamp_of
+from liquid_policy.conversion import NANOSECONDS, MessageError, nanoseconds, stamp_of
 from liquid_policy.limits import Limits
 
 
@@ -54,14 +54,17 @@ class StampGuard:
         self._name = name
         self._tolerance = round(tolerance * NANOSECONDS)
         self._last: int | None = None
+        self._detail = 0
 
-    def accept(self, stamp: int, now: int) -> bool:
+    def accept(self, stamp: int, now: int, detail: int = 0) -> bool:
         """
         Whether a message with this stamp is to be used.
 
         :param stamp: header stamp [ns].
         :param now: the node's clock [ns].
-        :return: False for a repeated stamp.
+        :param detail: tells messages of one stamp apart, such as the stamp of the image that a
+            proposal knows; the greater one is newer.
+        :return: False for a repeated stamp without more detail.
         :raises MessageError: for a stamp that lies in the future, or goes back while the clock
             did not.
         """
@@ -73,9 +76,9 @@ class StampGuard:
         if self._last is not None and stamp < self._last and not clock_went_back:
             raise MessageError(
                 f'{self._name}: stamp went back by {1e-9 * (self._last - stamp):.3f} s, ignored')
-        if stamp == self._last:
+        if stamp == self._last and detail <= self._detail:
             return False
-        self._last = stamp
+        self._last, self._detail = stamp, detail
         return True
 
     def forget(self) -> None:
@@ -208,8 +211,7 @@ def read_proposal(message: Any, names: tuple[str, ...]) -> TimedProposal:
     if bad.any():
         raise MessageError('the chosen sequence is not finite: ' + ', '.join(
             name for name, wrong in zip(names, bad, strict=True) if wrong))
-    image = message.image_stamp
     return TimedProposal(
-        header_stamp(message), image.sec * NANOSECONDS + image.nanosec, message.model_version,
+        header_stamp(message), nanoseconds(message.image_stamp), message.model_version,
         message.dt, arrays['chosen'], arrays['weights'], arrays['means'],
         arrays['standard_deviations'])

@@ -76,6 +76,11 @@ class OnnxStep:
             if 'features' in self._graph.inputs else 0
         self.observed = np.zeros(self._split + self._graph.inputs['vector'].shape[1], np.float32)
 
+    @property
+    def samples(self) -> bool:
+        """Whether the head draws samples."""
+        return self._noise is not None
+
     def seed(self, seed: int) -> None:
         """Start the noise of heads that draw samples anew."""
         self._random = np.random.Generator(np.random.SFC64(seed))

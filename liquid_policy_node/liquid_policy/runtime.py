@@ -101,6 +101,11 @@ class PolicyRuntime:
         self._nothing = np.zeros(max(len(self._observed), self.state_size), np.float32)
         self.seed(seed)
 
+    @property
+    def samples(self) -> bool:
+        """Whether answers hold noise, so that the same step twice is not the same."""
+        return isinstance(self._step, OnnxStep) and self._step.samples
+
     def seed(self, seed: int) -> None:
         """Start the noise anew."""
         if isinstance(self._step, OnnxStep):
@@ -216,18 +221,20 @@ class ModeKeeper:
         self._plan: np.ndarray | None = None
         self._age = 0.0
 
-    def choose(self, distribution: Distribution, elapsed: float) -> tuple[int, np.ndarray]:
+    def choose(self, distribution: Distribution, elapsed: float,
+               keep: bool = True) -> tuple[int, np.ndarray]:
         """
         Return the component to follow and its chunk, `(horizon, actions)`.
 
         :param distribution: the policy's answer.
         :param elapsed: time since the last call [s].
+        :param keep: remember the plan; False answers as if, and changes nothing.
         """
         weights = distribution.weights.tolist()
         index = heaviest = weights.index(max(weights))
         least = self._threshold * weights[heaviest]
-        self._age += elapsed
-        past = int(round(self._age / self._dt))
+        age = self._age + elapsed
+        past = int(round(age / self._dt))
         # Most often no other component is heavy enough to be kept.
         if self._plan is not None and past < len(self._plan) \
                 and sum(weight >= least for weight in weights) > 1:
@@ -238,6 +245,8 @@ class ModeKeeper:
             nearest = int(np.argmin(np.square(error).mean((1, 2))))
             if weights[nearest] >= least:
                 index = nearest
-        self._plan, self._age = distribution.means[index], 0.0
-        chunk = np.maximum(self._plan, self._low)
+        plan = distribution.means[index]
+        if keep:
+            self._plan, self._age = plan, 0.0
+        chunk = np.maximum(plan, self._low)
         return index, np.minimum(chunk, self._high, out=chunk)

@@ -108,14 +108,45 @@ class Model:
             elapsed = self._period
         state, distribution = self._runtime.step(
             inputs.features, inputs.vector, elapsed, self._state)
-        # A sum of squares is finite only if every term is, and costs half of a sum.
-        if not math.isfinite(np.vdot(state, state)
-                             + np.vdot(distribution.means, distribution.means)):
+        if not _finite(state, distribution):
             self.reset()
             raise ValueError(f'model {self.version} answered with numbers that are not finite; '
                              'its state starts anew')
         self._state, self.last = state, inputs.tick
         component, chosen = self._keeper.choose(distribution, elapsed)
+        return Step(distribution, component, chosen, elapsed)
+
+    def upcoming(self, stamp: int) -> int | None:
+        """
+        The tick at which something is answered that has just come [ns].
+
+        One control period after the last tick, or at a later stamp; None before the first tick.
+        A head that draws samples would answer with other noise: None, too.
+
+        :param stamp: from when on what has come counts [ns].
+        """
+        if self.last is None or self._runtime.samples:
+            return None
+        return max(stamp, self.last + round(NANOSECONDS * self._period))
+
+    def preview(self, inputs: Inputs) -> Step | None:
+        """
+        Answer a tick that is still to come, with what is known by now; nothing is kept.
+
+        The state goes on from tick to tick only, as it did in training, so that what is answered
+        in between changes nothing later.
+
+        :param inputs: finite and fresh; the tick from `upcoming`.
+        :return: None where the state has to start anew or the answer is not finite.
+        """
+        elapsed = self.elapsed(inputs.tick)
+        if elapsed is None:
+            return None
+        state, distribution = self._runtime.step(
+            inputs.features, inputs.vector, elapsed, self._state)
+        if not _finite(state, distribution):
+            return None
+        component, chosen = self._keeper.choose(distribution, elapsed, keep=False)
         return Step(distribution, component, chosen, elapsed)
 
     def warm(self, window: Iterable[Inputs]) -> int:
@@ -131,3 +162,9 @@ class Model:
                 self.step(inputs)
                 count += 1
         return count
+
+
+def _finite(state: np.ndarray, distribution: Distribution) -> bool:
+    """Whether all numbers are; a sum of squares is only then, and costs half of a sum."""
+    means = distribution.means
+    return math.isfinite(np.vdot(state, state) + np.vdot(means, means))

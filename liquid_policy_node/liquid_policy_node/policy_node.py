@@ -46,6 +46,9 @@ class PolicySettings(NodeSettings):
         "heaviest one's; 1: always take the heaviest.", low=0.0, high=1.0)
     future_tolerance: float = parameter(
         0.1, 'How far a stamp may lie ahead of the clock.', 's', low=0.01, high=1.0)
+    answer_images: bool = parameter(
+        True, 'Answer a new image when its features come, not only at the tick that counts them.',
+        live=True)
 
 
 class PolicyNode(ManagedNode):
@@ -54,7 +57,8 @@ class PolicyNode(ManagedNode):
 
     Ticks are the stamps of the interface's clock observation. When an input is stale nothing is
     proposed, and the safety node brakes. When time goes back or stands still for longer than the
-    gap, the recurrent state starts anew.
+    gap, the recurrent state starts anew. A new image is answered as soon as its features come,
+    by a step to the tick that will count it; the state does not keep that step.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -67,7 +71,7 @@ class PolicyNode(ManagedNode):
         self.robot = self._interface.robot
         self._aligner = Aligner(self._interface)
         self._window: deque[Inputs] = deque(maxlen=int(settings.window * self._interface.rate))
-        self._encoder_seen, self._image_used = '', 0
+        self._encoder_seen, self._image_used, self._stamp_used = '', 0, 0
         self._previous: Model | None = None
         self._pending: Model | None = None
         self._loading = False
@@ -143,26 +147,29 @@ class PolicyNode(ManagedNode):
         if values.shape != (size,) or not np.isfinite(values).all():
             raise ValueError(f'expected {size} finite features, came {values.shape[0]}'
                              f'{"" if np.isfinite(values).all() else ", not all finite"}')
-        self._push(FEATURES, header_stamp(message), values, self.ros_now())
+        stamp = header_stamp(message)
+        if self._push(FEATURES, stamp, values, self.ros_now()) and self.settings.answer_images:
+            self._preview(stamp + round(1e9 * self._interface.features.latency))
 
-    def _push(self, name: str, stamp: int, value: np.ndarray, now: int) -> None:
-        """Hand a sample to the aligner and say what became of it."""
+    def _push(self, name: str, stamp: int, value: np.ndarray, now: int) -> bool:
+        """Hand a sample to the aligner and say what became of it; return whether it is used."""
         ahead = 1e-9 * (stamp - now)
         if ahead > self.settings.future_tolerance:
             self.report(f'future_{name}', (
                 f'{name}: stamp {ahead:.3f} s in the future, ignored; synchronise the clocks, or '
                 'set use_sim_time on every node alike'))
-            return
+            return False
         verdict = self._aligner.push(name, stamp, value)
         if verdict.outcome is Outcome.ACCEPTED:
-            return
+            return True
         kind = verdict.outcome.value
         if verdict.outcome in (Outcome.REPEATED, Outcome.LATE):
             self.diagnostics.count(f'{kind}_{name}')
-            return
+            return verdict.kept
         self.report(f'{kind}_{name}', verdict.reason)
         if verdict.outcome is Outcome.RESET:
             self._forget('time went back')
+        return verdict.kept
 
     # Steps.
 
@@ -188,6 +195,20 @@ class PolicyNode(ManagedNode):
         if last:
             self._publish(aligned, step)
 
+    def _preview(self, counts: int) -> None:
+        """Answer features that have just come and count from a time [ns] on."""
+        tick = self._model.upcoming(counts)
+        if tick is None:
+            return
+        began = time.perf_counter()
+        aligned = self._aligner.ahead(tick)
+        if aligned.stale or aligned.features is None:
+            return
+        step = self._model.preview(Inputs(tick, aligned.features, aligned.vector))
+        self.diagnostics.latency('step', time.perf_counter() - began)
+        if step is not None:
+            self._publish(aligned, step)
+
     def _publish(self, aligned: Aligned, step: Step) -> None:
         message, distribution = self._message, step.distribution
         stamp = Time(nanoseconds=aligned.newest).to_msg()
@@ -208,7 +229,9 @@ class PolicyNode(ManagedNode):
             self._estimates.publish(estimate)
         now = self.ros_now()
         self.diagnostics.tick('proposals')
-        self.diagnostics.latency('stamp_to_proposal', 1e-9 * (now - aligned.newest))
+        if aligned.newest != self._stamp_used:
+            self._stamp_used = aligned.newest
+            self.diagnostics.latency('stamp_to_proposal', 1e-9 * (now - aligned.newest))
         if aligned.image_stamp and aligned.image_stamp != self._image_used:
             self._image_used = aligned.image_stamp  # the first proposal it has a part in
             self.diagnostics.latency('image_to_proposal', 1e-9 * (now - aligned.image_stamp))

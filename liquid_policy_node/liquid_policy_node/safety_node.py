@@ -21,7 +21,7 @@ from liquid_policy.barrier import (
     State,
 )
 from liquid_policy.barrier_load import describe_filter
-from liquid_policy.conversion import commands_from_action, fill_message
+from liquid_policy.conversion import commands_from_action, fill_message, nanoseconds
 from liquid_policy.effort_load import EffortSafety, load_safety
 from liquid_policy.filter_parameters import filter_settings
 from liquid_policy.inputs import (
@@ -125,7 +125,8 @@ class SafetyNode(ManagedNode):
         self._state = State.INACTIVE
         self._simulated = self._engaged = self._commanding = False
         self._interventions = self._missed = 0
-        self._activated = self._last_now = self._last_tick = self._image_used = 0
+        self._activated = self._last_now = self._last_tick = 0
+        self._image_used = self._stamp_used = 0
 
     def configure(self) -> None:
         """Read interface and limits, create the topics."""
@@ -153,8 +154,8 @@ class SafetyNode(ManagedNode):
                   if source.type == 'sensor_msgs/msg/JointState'}
         self._joint_subscriptions = [
             self.subscribe(JointState, topic, self.on_joints, qos.STREAM_IN) for topic in topics]
-        self._subscriptions_made.append(self.subscribe(
         self._subscriptions_made = [*self._joint_subscriptions]
+        self._subscriptions_made.append(self.subscribe(
             ActionDistribution, 'action_distribution', self.on_proposal, qos.PROPOSAL_IN))
         safety = self._interface.safety
         self._human_watched = safety is not None and safety.separation is not None
@@ -171,8 +172,8 @@ class SafetyNode(ManagedNode):
             self.create_service(Trigger, '~/release', self.on_release)]
         self._clear()
         self._publish_status(Filtered(np.zeros(0), State.INACTIVE, ('inactive',)))
-        self.get_logger().info(
         bounds = (-limits.effort, limits.effort) if limits.torques else (limits.low, limits.high)
+        self.get_logger().info(
             f'{self.robot}: ' + ', '.join(
                 f'{name} {low:g}..{high:g} {unit}' for name, low, high, unit in zip(
                     limits.names, *bounds, limits.units, strict=True))
@@ -205,7 +206,6 @@ class SafetyNode(ManagedNode):
             time.sleep(self.settings.period)
         self._publish_status(Filtered(np.zeros(0), State.INACTIVE, ('inactive',)))
 
-    def cleanup(self) -> None:
     def _at_rest(self, result: Filtered, feedback: JointFeedback | None) -> bool:
         """Whether braking is over: the command stands still, or the joints if told torques."""
         if not self._filter.limits.torques:
@@ -231,6 +231,7 @@ class SafetyNode(ManagedNode):
     def _keep_joints(self, message: JointState) -> None:
         self._feedback = self._joints.read(message)
 
+    def cleanup(self) -> None:
         """Destroy the topics."""
         for subscription in self._subscriptions_made:
             self.destroy_subscription(subscription)
@@ -261,7 +262,8 @@ class SafetyNode(ManagedNode):
         """Keep the newest proposal and answer it at once; a broken one ends the last one."""
         now = self.ros_now()
         self._check_clock(now)
-        if not self._proposal_guard.accept(header_stamp(message), now):
+        stamp, image = header_stamp(message), nanoseconds(message.image_stamp)
+        if not self._proposal_guard.accept(stamp, now, image):
             return
         self._proposal, self._proposal_fault = None, ''
         try:
@@ -271,7 +273,9 @@ class SafetyNode(ManagedNode):
             raise
         self._proposal_receipt, self._proposal_used = self._tick_now(), False
         self.diagnostics.tick('proposals')
-        if self._tick_now() - self._last_tick >= 0.2e9 * self.settings.period:
+        # A burst of proposals is answered once, a new image always.
+        if self._tick_now() - self._last_tick >= 0.2e9 * self.settings.period \
+                or image > self._image_used:
             self._cycle()
             self._wait(self.settings.period + min(PATIENCE, 0.25 * self.settings.period))
 
@@ -431,7 +435,9 @@ class SafetyNode(ManagedNode):
             self.diagnostics.count(constraint)
         if proposal is not None and not self._proposal_used:
             self._proposal_used = True
-            self.diagnostics.latency('stamp_to_command', 1e-9 * (now - proposal.stamp))
+            if proposal.stamp > self._stamp_used:   # the tick's; an image's comes again with it
+                self._stamp_used = proposal.stamp
+                self.diagnostics.latency('stamp_to_command', 1e-9 * (now - proposal.stamp))
             if proposal.image_stamp > self._image_used:  # the first command it has a part in
                 self._image_used = proposal.image_stamp
                 self.diagnostics.latency('image_to_command', 1e-9 * (now - proposal.image_stamp))
@@ -473,7 +479,7 @@ class SafetyNode(ManagedNode):
         self._proposal_fault = ''
         self._feedback_stamp = self._feedback_receipt = self._proposal_receipt = 0
         self._proposal_used = True
-        self._image_used = 0
+        self._image_used = self._stamp_used = 0
         self._last_tick = 0
         self._joint_guard.forget()
         self._human_guard.forget()

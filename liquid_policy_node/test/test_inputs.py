@@ -58,6 +58,8 @@ def test_stamps_only_move_forward_and_not_ahead_of_the_clock():
     guard, now = StampGuard('joint_states', 0.02), 10_000 * MILLISECOND
     assert guard.accept(now, now)
     assert not guard.accept(now, now)
+    assert guard.accept(now, now, detail=7) and not guard.accept(now, now, detail=7)
+    assert not guard.accept(now, now, detail=3)
     with pytest.raises(MessageError, match='went back by 0.005 s'):
         guard.accept(now - 5 * MILLISECOND, now)
     with pytest.raises(MessageError, match='3600.000 s in the future'):

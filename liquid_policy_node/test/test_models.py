@@ -43,6 +43,32 @@ def test_a_warmed_model_answers_as_one_that_ran_along(model, untrained):
     np.testing.assert_array_equal(one.distribution.means, two.distribution.means)
 
 
+def test_a_preview_answers_as_the_tick_will_and_changes_nothing(model, untrained):
+    """What comes in between is answered with the next tick's answer; the state does not move."""
+    assert model.upcoming(0) is None
+    window = make_inputs(30)
+    other = Model(untrained, 'nowhere')
+    for inputs in window[:-1]:
+        model.step(inputs)
+        other.step(inputs)
+    tick = model.upcoming(window[-2].tick + 1)
+    assert tick == window[-1].tick and model.upcoming(tick + 5) == tick + 5
+    for change in (1.0, 0.0):       # of two previews only the last sees what the tick will see
+        early = model.preview(replace(window[-1], vector=window[-1].vector + np.float32(change)))
+    one, two = model.step(window[-1]), other.step(window[-1])
+    for later in (two, early):
+        assert one.component == later.component and one.elapsed == later.elapsed
+        np.testing.assert_array_equal(one.chosen, later.chosen)
+        np.testing.assert_array_equal(one.distribution.means, later.distribution.means)
+
+
+def test_there_is_no_preview_where_the_state_has_to_start_anew(model):
+    """After a silence, and for a head whose noise a preview would use up."""
+    for inputs in make_inputs(3):
+        model.step(inputs)
+    assert model.preview(replace(inputs, tick=inputs.tick + 200 * TICK)) is None
+
+
 def test_the_state_starts_anew_after_a_gap_or_when_time_goes_back(model, untrained):
     """The answer is then that of a model that has seen nothing."""
     first = make_inputs(1)[0]

@@ -107,6 +107,35 @@ def test_each_tick_of_the_control_clock_is_answered_with_a_whole_distribution(pr
     assert len(estimate.mean) == len(estimate.standard_deviation) == 4
 
 
+def test_a_new_image_is_answered_before_the_tick_that_counts_it(proposing):
+    """An image comes first in an answer to it alone; the ticks after it know it, too."""
+    robot, node, _, _ = proposing
+    latency = round(1e9 * node._interface.features.latency)
+
+    def image(message):
+        return message.image_stamp.sec * 1_000_000_000 + message.image_stamp.nanosec
+
+    def early():
+        """Images first answered before a tick could count them, and those a tick answered."""
+        seen, first = set(), {}
+        for _, message in list(robot.proposals):
+            if image(message) not in seen:
+                first[image(message)] = stamp(message)
+            seen.add(image(message))
+        return [known for known, answered in first.items() if answered < known + latency // 2]
+
+    assert until(lambda: len(early()) > 5), 'no image was answered at once'
+    node.set_parameters([Parameter('answer_images', value=False)])
+    try:
+        robot.proposals.clear()
+        comes(robot)
+        robot.proposals.clear()
+        assert until(lambda: len(robot.proposals) > 50)
+        assert not early()
+    finally:
+        node.set_parameters([Parameter('answer_images', value=True)])
+
+
 def test_the_time_between_steps_is_the_time_between_stamps(proposing, monkeypatch):
     """With every second joint state lost, a step spans two periods."""
     robot, node, _, _ = proposing
@@ -117,12 +146,14 @@ def test_the_time_between_steps_is_the_time_between_stamps(proposing, monkeypatc
         spans.append(result.elapsed)
         return result
     monkeypatch.setattr(node._model, 'step', watched)
+    monkeypatch.setattr(node._model, 'preview', lambda inputs: None)    # ticks only
 
     def halve(message):
         count[0] += 1
         return message if count[0] % 2 else None
     robot.alter['joint_states'] = halve
-    assert until(lambda: len(spans) > 30)
+    robot.proposals.clear()
+    assert until(lambda: len(spans) > 30 and len(robot.proposals) > 20)
     sent = np.diff([stamp(message) for _, message in robot.proposals[-20:]]) * 1e-9
     assert np.median(spans[5:]) == pytest.approx(np.median(sent), rel=0.2)
     assert np.median(spans[5:]) > 0.015

@@ -56,6 +56,7 @@ class NodeParameters:
 
     gap: float = _entry(1.0, 'policy')
     mode_threshold: float = _entry(1.0, 'policy')
+    answer_images: bool = _entry(True, 'policy')
     policy_tolerance: float = _entry(0.1, 'policy', 'future_tolerance')
     image_tolerance: float = _entry(0.1, 'perception', 'future_tolerance')
     period: float = _entry(0.01, 'safety')
@@ -209,11 +210,21 @@ class OfflinePolicy:
         self.model = Model(checkpoint, gap=parameters.gap, threshold=parameters.mode_threshold)
         self.counts: Counter[str] = Counter()       # what was not used, and why
         self._aligner = Aligner(checkpoint.interface)
-        self._tolerance = parameters.policy_tolerance
+        self._tolerance, self._answers = parameters.policy_tolerance, parameters.answer_images
 
-    def features(self, stamp: int, values: np.ndarray, now: int) -> None:
-        """Take the features of one image."""
-        self._push(FEATURES, stamp, values, now)
+    def features(self, stamp: int, values: np.ndarray, now: int) -> list[Proposed]:
+        """Take the features of one image and return what is proposed because of them."""
+        if not self._push(FEATURES, stamp, values, now) or not self._answers:
+            return []
+        spec = self._aligner.interface.features
+        tick = self.model.upcoming(stamp + round(1e9 * spec.latency)) if spec else None
+        if tick is None:
+            return []
+        aligned = self._aligner.ahead(tick)
+        if aligned.stale or aligned.features is None:
+            return []
+        step = self.model.preview(Inputs(tick, aligned.features, aligned.vector))
+        return [] if step is None else [Proposed(now, aligned, step)]
 
     def observe(self, sources: list[SourceSpec], message: Any, now: int) -> list[Proposed]:
         """
@@ -234,15 +245,16 @@ class OfflinePolicy:
                 found.append(proposed)
         return found
 
-    def _push(self, name: str, stamp: int, value: np.ndarray, now: int) -> None:
+    def _push(self, name: str, stamp: int, value: np.ndarray, now: int) -> bool:
         if 1e-9 * (stamp - now) > self._tolerance:
             self.counts[f'{name}: stamp in the future'] += 1
-            return
+            return False
         verdict = self._aligner.push(name, stamp, value)
         if verdict.outcome is not Outcome.ACCEPTED:
             self.counts[f'{name}: {verdict.outcome.value} stamp'] += 1
         if verdict.outcome is Outcome.RESET:
             self.model.reset()
+        return verdict.kept
 
     def _tick(self, tick: int, now: int) -> Proposed | None:
         aligned = self._aligner.at(tick)
@@ -281,7 +293,7 @@ class OfflineSafety:
         self._feedback: JointFeedback | None = None
         self._feedback_stamp = self._feedback_receipt = 0
         self._proposal: TimedProposal | None = None
-        self._proposal_receipt = 0
+        self._proposal_receipt = self._image_used = 0
         self._base: np.ndarray | None = None
         self._base_receipt = self._human_receipt = -10 ** 12
         self._human_distance = 0.0
@@ -332,11 +344,12 @@ class OfflineSafety:
 
         :raises ValueError: for a stamp that cannot be.
         """
-        if not self._guards['action_distribution'].accept(proposal.stamp, now):
+        image = proposal.image_stamp
+        if not self._guards['action_distribution'].accept(proposal.stamp, now, image):
             return []
         self._proposal, self._proposal_receipt = proposal, now
         period = self._parameters.period
-        if now - self._last < 0.2e9 * period:
+        if now - self._last < 0.2e9 * period and image <= self._image_used:
             return []
         found = self._cycle(now)
         self._next = now + self._ns(period + min(PATIENCE, 0.25 * period))
@@ -352,6 +365,8 @@ class OfflineSafety:
             return []
         proposal, proposal_why = self._fresh_proposal(now)
         wanted = proposal.at(now) if proposal else None
+        if proposal is not None:
+            self._image_used = max(self._image_used, proposal.image_stamp)
         if parameters.dry_run and feedback is not None:
             self.filter.reset(feedback)
         human = np.inf if not self._human_watched else (

@@ -123,11 +123,17 @@ class Playback:
                     if self._perception else None
                 if seen is not None:
                     stamp, features = seen
-                    self.policy.features(stamp, features, now)
+                    found += self._propose(self.policy.features(stamp, features, now), now)
             elif isinstance(spec, ActionSpec):
                 self._guard(self._keep_action, spec, message, now)
-        for proposed in (self._guard(self.policy.observe, sources, message, now) or []
-                         if sources else []):
+        if sources:
+            found += self._propose(self._guard(self.policy.observe, sources, message, now), now)
+        return found
+
+    def _propose(self, proposals: list[Proposed] | None, now: int) -> list[Proposed | Judged]:
+        """Hand proposals to the safety node; return both."""
+        found: list[Proposed | Judged] = []
+        for proposed in proposals or []:
             found.append(proposed)
             if self.safety is not None:
                 timed = proposed.timed(self.policy.model.version, self.policy.model.dt)

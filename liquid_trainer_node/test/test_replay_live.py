@@ -168,13 +168,12 @@ def play_live(playback, path):
                 if pictures % 2 == 0:           # colour and depth together
                     player.wait(player.features, pictures // 2)
                     player.send('features', player.features[-1], 'policy')
-                continue
-            if topic in playback.safety.topics():
+            elif topic in playback.safety.topics():
                 player.send(topic, data, 'safety')
-                continue
-            if topic == 'joint_states':
-                player.send('safety/joint_states', data, 'safety', as_topic='joint_states')
-            player.send(topic, data, 'policy')
+            else:
+                if topic == 'joint_states':
+                    player.send('safety/joint_states', data, 'safety', as_topic='joint_states')
+                player.send(topic, data, 'policy')
             for answer in found:
                 if isinstance(answer, Proposed):
                     proposals += 1
