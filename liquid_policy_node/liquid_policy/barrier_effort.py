@@ -183,7 +183,7 @@ def _joint_dynamics(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     dofs = model.dofs
     found = [(inertia[np.ix_(dofs, dofs)] + np.diag(armature), bias[dofs])
-             for inertia, bias in model.dynamics(position, velocity)]
+             for inertia, bias in zip(*model.dynamics(position, velocity), strict=True)]
     return [found[0], found[-1]]
 
 

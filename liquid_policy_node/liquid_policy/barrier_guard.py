@@ -23,11 +23,14 @@ ISO/TS 15066, 5.5.4.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from liquid_policy.barrier_bounds import Links, fastest_between, sagitta
 from liquid_policy.barrier_box import FilterSettings
+from liquid_policy.barrier_forces import ForceBounds, greatest_power
 from liquid_policy.barrier_manoeuvre import Manoeuvre, hold_and_brake
 from liquid_policy.barrier_rows import HARD, GuardRows, Moment
 from liquid_policy.barrier_shapes import Shapes, lowest_between
@@ -45,9 +48,6 @@ BACKOFF = 0.1
 # what a joint's speed does to the tool.
 POSTURE = 0.03
 STEP_BACK = 2e-4       # [m]; at least that much for distances, so that the search ends soon
-# Samples of the manoeuvre at which its forces are looked at, and at which sample what brakes there
-# is read: begin and middle of the braking, just before rest, at rest.
-BRAKING_SAMPLES = ((1, 1), (3, 3), (5, 4), (5, None))
 
 
 def separation_speed(spec: SeparationSpec, distance: float) -> float:
@@ -73,48 +73,28 @@ def separation_speed(spec: SeparationSpec, distance: float) -> float:
         half + np.sqrt(half * half + 2.0 * room * spec.deceleration)))
 
 
-def fastest_between(velocity: np.ndarray) -> tuple[float, int]:
-    """
-    An upper bound of the speed anywhere along a manoeuvre.
-
-    Between two samples a velocity that changes linearly is nowhere faster than at the faster of
-    both. What it deviates from that, a joint that comes to rest in between included, is bounded by
-    a quarter of the second differences on both sides (a kink in the middle of a piece leaves the
-    chord by that much, a parabola by less). While the command is held only the posture changes,
-    for which, as for the posture's uncertainty, `POSTURE` is added.
-
-    :param velocity: at the samples of `hold_and_brake`, `(S, 3)` [m/s].
-    :return: the bound [m/s], and the sample at the faster end of the piece it is found in.
-    """
-    speed = np.sqrt((velocity * velocity).sum(axis=1))
-    second = velocity[3:] - 2.0 * velocity[2:-1] + velocity[1:-2]
-    bend = np.zeros(len(velocity))
-    bend[2:-1] = np.sqrt((second * second).sum(axis=1))
-    bound = np.maximum(speed[1:], speed[:-1]) * (1.0 + POSTURE)
-    bound[1:] += 0.25 * (bend[1:-1] + bend[2:])
-    piece = int(bound.argmax())
-    return float(bound[piece]), piece + int(speed[piece + 1] > speed[piece])
-
-
 @dataclass(frozen=True, eq=False)
 class _Plan:
     """A command's manoeuvre in the joints."""
 
     command: bytes              # as they lie in memory: the quickest exact comparison
     manoeuvre: Manoeuvre
-    configuration: np.ndarray   # (S, nq)
-    velocity: np.ndarray        # (S, nv)
+    rate: np.ndarray            # (S - 1, K), A_k of barrier_bounds, seen from the robot
+    change: np.ndarray          # (S - 1, K), A'_k
 
 
 @dataclass(frozen=True, eq=False)
 class _Path:
-    """A command's manoeuvre in space."""
+    """A command's manoeuvre in space; None where a quick bound has shown it to be far or slow."""
 
-    heading: np.ndarray      # (S, 3): x, y, yaw of the base in the world
-    distance: np.ndarray     # (O, S, P) [m], less the points' radii
-    normal: np.ndarray       # (O, S, P, 3)
-    room: np.ndarray         # (O, S - 1, P) [m], to the margin
-    tool: np.ndarray         # (S, 3), velocity of the tool
+    room: np.ndarray                   # (O, P) [m], least distance to the margin, at least
+    pieces: np.ndarray | None = None   # (O, S - 1, P) [m], the same piece by piece
+    heading: np.ndarray | None = None  # (S, 3): x, y, yaw of the base in the world
+    distance: np.ndarray | None = None   # (O, S, P) [m], less the points' radii
+    normal: np.ndarray | None = None     # (O, S, P, 3)
+    tool: np.ndarray | None = None       # (S, 3), velocity of the tool
+    fastest: float = 0.0               # bound of the tool's speed [m/s]
+    fastest_at: int = 0                # sample
 
 
 class RobotGuard:
@@ -138,6 +118,7 @@ class RobotGuard:
         self.limits, self.settings, self.spec, self.model = limits, settings, spec, model
         self._size = len(limits.names)
         self._stretch = 1.0 + settings.overshoot
+        self._moves = limits.moving * self._stretch
         self._deceleration = np.where(limits.moving, limits.deceleration, 1.0)
         self._drive = {int(column): int(entry) for column, entry in zip(
             model.columns, model.moving, strict=True) if column < 6}
@@ -164,8 +145,20 @@ class RobotGuard:
                 raise LimitsError('tip_margin needs the support polygon')
             self._edges = support_edges(support[0], spec.tip_margin)
             self._floor = support[1]
+        # rows of tipping from the floor's force and moment: n . zmp f_z - b f_z
+        edge, floor = self._edges, self._floor
+        self._tipping = np.column_stack([
+            edge[:, 0] * floor, edge[:, 1] * floor, -edge[:, 2], edge[:, 1], -edge[:, 0],
+            np.zeros(len(edge))])
+        self._hard_speed = 'tool_speed' not in spec.soft
         self._dynamic = bool(len(self._torque_rows) or len(self._edges) or spec.power)
-        names, priority = [], []
+        chain = model.chain
+        self._links = Links(chain, chain.points, self._size)
+        self._world_links = Links(chain, chain.points, self._size, model.base)
+        self._forces = ForceBounds(model, self._size) if self._dynamic else None
+        self._anchor: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        names: list[str] = []
+        priority: list[int] = []
 
         def add(name: str, key: str = '') -> None:
             names.append(name)
@@ -180,10 +173,9 @@ class RobotGuard:
         for load in model.payloads if self._dynamic else ():
             for index in self._torque_rows:
                 add(f'torque/{limits.names[model.entries[index]]}/{load:g}kg')
-            for edge in range(len(self._edges)):
-                add(f'tip/edge_{edge}/{load:g}kg')
-            for edge in range(len(self._edges)):
-                add(f'stand/edge_{edge}/{load:g}kg')
+            for kind in ('tip', 'stand'):
+                for number in range(len(self._edges)):
+                    add(f'{kind}/edge_{number}/{load:g}kg')
             if spec.power:
                 add(f'power/{load:g}kg', 'power')
         self.names = tuple(names)
@@ -211,26 +203,37 @@ class RobotGuard:
         known = np.where(limits.joint, feedback.position, 0.0)
         self._start = known + np.where(limits.joint, ahead, 0.0)
         pose = np.zeros(3) if feedback.base is None else feedback.base
-        self._pose = self._drive_on(pose, ahead[None])[0]
+        self._pose = self._drive_on(pose, ahead[None])[0][0]
         self._allowed = np.inf if self.spec.tool_speed is None else self.spec.tool_speed
         if self.spec.separation is not None:
             self._allowed = min(self._allowed, separation_speed(
                 self.spec.separation, moment.human_distance))
         self._step = max(min(moment.elapsed, self.settings.longest_period), SHORTEST_STEP)
-        self._loads_made: list[_Load] | None = None
+        self._loads_made: _Loads | None = None
 
-    def _drive_on(self, pose: np.ndarray, offset: np.ndarray) -> np.ndarray:
-        """Pose of the base after each offset: along the arc's chord, `(S, 3)`."""
-        result = np.tile(pose, (len(offset), 1))
-        forward = offset[:, self._drive[0]] if 0 in self._drive else np.zeros(len(offset))
-        left = offset[:, self._drive[1]] if 1 in self._drive else np.zeros(len(offset))
-        turn = offset[:, self._drive[5]] if 5 in self._drive else np.zeros(len(offset))
-        middle = pose[2] + 0.5 * turn
+    def _drive_on(self, pose: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Pose of the base after each offset, and how far at most that is from the truth.
+
+        Each piece is driven in the direction of its middle. The direction is off by half the
+        piece's turn at most, and so is the way by that share of it.
+
+        :param pose: x, y, yaw before the first piece.
+        :param offset: way so far at the end of each piece, of all entries, `(S, A)`.
+        :return: poses `(S, 3)` and errors `(S,)` [m].
+        """
+        way = np.zeros((len(offset) + 1, 3))
+        for axis, column in enumerate((0, 1, 5)):
+            if column in self._drive:
+                way[1:, axis] = offset[:, self._drive[column]]
+        step = way[1:] - way[:-1]
+        middle = pose[2] + 0.5 * (way[1:, 2] + way[:-1, 2])
         cosine, sine = np.cos(middle), np.sin(middle)
-        result[:, 0] += cosine * forward - sine * left
-        result[:, 1] += sine * forward + cosine * left
-        result[:, 2] += turn
-        return result
+        result = np.empty((len(offset), 3))
+        result[:, 0] = pose[0] + (cosine * step[:, 0] - sine * step[:, 1]).cumsum()
+        result[:, 1] = pose[1] + (sine * step[:, 0] + cosine * step[:, 1]).cumsum()
+        result[:, 2] = pose[2] + way[1:, 2]
+        return result, (0.5 * np.hypot(step[:, 0], step[:, 1]) * np.abs(step[:, 2])).cumsum()
 
     # Limits along the manoeuvre.
 
@@ -238,13 +241,12 @@ class RobotGuard:
         """The command's manoeuvre; kept for the same command."""
         key = command.tobytes()
         if self._planned is None or self._planned.command != key:
-            moving = np.where(self.limits.moving, command, 0.0)
-            manoeuvre = hold_and_brake(
-                moving * self._stretch, self._deceleration, self.settings.longest_period)
+            moving = command * self._moves
+            manoeuvre = hold_and_brake(moving, self._deceleration, self.settings.longest_period)
+            rates = self._links.rates
             self._planned = _Plan(
-                key, manoeuvre,
-                self.model.configuration(self._start + manoeuvre.offset),
-                self.model.velocity(manoeuvre.velocity))
+                key, manoeuvre, np.abs(manoeuvre.velocity[:-1]) @ rates,
+                np.abs(manoeuvre.acceleration) @ rates)
             self._path = None
         return self._planned
 
@@ -252,40 +254,89 @@ class RobotGuard:
         """The command's manoeuvre in space; kept for the same command."""
         plan = self._plan(command)
         if self._path is None:
-            points, tool = self.model.points(plan.configuration, plan.velocity)
-            self._path = self._measure(points, tool, plan.manoeuvre)
+            far, slow = self._far(plan), self._slow(plan)
+            if far is not None and slow is not None:
+                self._path = _Path(far, fastest=slow)
+            else:
+                points, tool = self.model.chain.follow(
+                    self._start + plan.manoeuvre.offset, plan.manoeuvre.velocity)
+                fastest, at = (slow, 0) if slow is not None else fastest_between(
+                    np.sqrt((tool * tool).sum(axis=1)), plan.rate, plan.change,
+                    plan.manoeuvre.duration, self._links.lengths[-1])
+                if far is not None:
+                    self._path = _Path(far, tool=tool, fastest=fastest, fastest_at=at)
+                else:
+                    self._path = self._measure(
+                        points[:len(self._radius)].transpose(1, 0, 2), plan,
+                        _Path(np.zeros(0), tool=tool, fastest=fastest, fastest_at=at))
         return self._path
 
-    def _measure(
-        self, points: np.ndarray, tool: np.ndarray, manoeuvre: Manoeuvre,
-    ) -> _Path:
-        """Distances of the points along their way."""
-        samples, count = points.shape[:2]
+    def _slow(self, plan: _Plan) -> float | None:
+        """A bound of the tool's speed from the joints' speeds, if that is low enough."""
+        if not self._speed_limited:
+            return 0.0
+        bound = float(plan.rate[0] @ self._links.lengths[-1])
+        return bound if bound <= self._allowed else None
+
+    def _far(self, plan: _Plan) -> np.ndarray | None:
+        """
+        Least distances to the margins `(O, P)` by how far points can move, if none is broken.
+
+        A distance changes by no more than its point moves. Since the posture for which distances
+        were last computed, a point has moved, and moves in the manoeuvre, at most by
+        `Links.travel`.
+        """
+        if not self._pairs:
+            return _NOTHING
+        if self._anchor is None:
+            return None
+        position, pose, clearance = self._anchor
+        way = np.abs(self._start - position) * self.limits.joint \
+            + np.abs(plan.manoeuvre.offset[-1])
+        count = len(self._radius)
+        if self._drive and self._in_world.any():
+            moved = self._world_links.travel(way)[:count] + float(
+                np.hypot(*(self._pose - pose)[:2])) + abs(
+                self._pose[2] - pose[2]) * self._world_links.lengths.sum(axis=1)[:count]
+        else:
+            moved = self._links.travel(way)[:count]
+        room = clearance - moved - self.spec.distance_margin + self._keep
+        return room if (room > 0.0).all() else None
+
+    def _measure(self, points: np.ndarray, plan: _Plan, known: _Path) -> _Path:
+        """Distances of the points `(S, P, 3)` along their way."""
+        manoeuvre, (samples, count) = plan.manoeuvre, points.shape[:2]
         heading = np.zeros((samples, 3))
         distance = np.empty((self._obstacles, samples, count))
         normal = np.empty((self._obstacles, samples, count, 3))
         lowest = np.empty((self._obstacles, samples - 1, count))
-        if not self._pairs:
-            return _Path(heading, distance, normal, lowest, tool)
         for places, shapes, in_world in self._groups:
-            seen = points
+            seen, links, slack = points, self._links, None
+            rate, change = plan.rate, plan.change
             if in_world and self._drive:
-                heading = self._drive_on(self._pose, manoeuvre.offset)
-                seen = _placed(points, heading)
+                heading, error = self._drive_on(self._pose, manoeuvre.offset)
+                slack, seen, links = error[1:], _placed(points, heading), self._world_links
+                rate = np.abs(manoeuvre.velocity[:-1]) @ links.rates
+                change = np.abs(manoeuvre.acceleration) @ links.rates
             value, gradient = shapes.distance(seen.reshape(-1, 3))
             value = value.reshape(-1, samples, count)
             gradient = gradient.reshape(-1, samples, count, 3)
             distance[places], normal[places] = value, gradient
-            lowest[places] = lowest_between(value, gradient, seen)
-        distance = distance - self._radius
+            lowest[places] = lowest_between(value, gradient, seen, sagitta(
+                rate, change, manoeuvre.duration, links.lengths[:count]))
+            if slack is not None:
+                lowest[places] -= slack[:, None]
+        distance -= self._radius
+        self._anchor = (self._start, self._pose, distance[:, 0])
         # What is too near already may stay there, not come nearer.
         least = np.minimum(distance[:, 0], self.spec.distance_margin) - self._keep
-        room = lowest - (self._radius + least)[:, None]
-        return _Path(heading, distance, normal, room, tool)
+        pieces = lowest - (self._radius + least)[:, None]
+        return replace(known, room=pieces.min(axis=1), pieces=pieces, heading=heading,
+                       distance=distance, normal=normal)
 
     def excess(self, command: np.ndarray) -> np.ndarray:
         """
-        By how much a command breaks each limit, exactly.
+        By how much a command breaks each limit, at most.
 
         :param command: `(A,)`.
         :return: in the limits' own units, above 0 where broken, in the order of `names`.
@@ -293,15 +344,17 @@ class RobotGuard:
         key = command.tobytes()
         if self._exceeded is not None and self._exceeded[0] == key:
             return self._exceeded[1]
-        parts = []
+        parts, refused = [], False
         if self._pairs or self._speed_limited:
             path = self._follow(command)
-            if self._pairs:
-                parts.append((-EDGE - path.room.min(axis=1)).ravel())
+            parts.append((-EDGE - path.room).ravel())
+            refused = bool((path.room < 0.0).any())
             if self._speed_limited:
-                parts.append(np.array([fastest_between(path.tool)[0] - self._allowed]))
+                beyond = path.fastest * (1.0 + POSTURE) - self._allowed
+                parts.append(np.array([beyond]))
+                refused = refused or (beyond > 0.0 and self._hard_speed)
         if self._dynamic:
-            parts.append(self._force_excess(command))
+            parts.append(self._force_excess(command, refused))
         excess = np.concatenate(parts) if parts else np.zeros(0)
         self._exceeded = (key, excess)
         return excess
@@ -314,7 +367,7 @@ class RobotGuard:
         """
         matrix = np.zeros((len(self.names), self._size))
         low, high = np.full(len(matrix), -np.inf), np.full(len(matrix), np.inf)
-        row = 0
+        row, excess = 0, self.excess(reference)
         if self._pairs:
             self._distance_rows(reference, matrix, high)
             row = self._pairs
@@ -322,36 +375,37 @@ class RobotGuard:
             self._speed_row(reference, matrix, high, row)
             row += 1
         if self._dynamic:
-            for place, load in enumerate(self._loads):
-                count, edges = len(load.high), len(self._edges)
-                matrix[row:row + count] = load.matrix
-                low[row:row + count], high[row:row + count] = load.low, load.high
+            loads, edges = self._loads, len(self._edges)
+            count = loads.high.shape[1]
+            for place in range(len(loads.high)):
+                matrix[row:row + count] = loads.matrix[place]
+                low[row:row + count] = loads.low[place]
+                high[row:row + count] = loads.high[place]
                 row += count
                 if edges:
                     self._standing_rows(
                         reference, place, matrix[row:row + edges], high[row:row + edges])
                     row += edges
                 if self.spec.power:
-                    gradient = self._power_gradient(load, reference)
-                    matrix[row] = gradient
-                    left = self.spec.power - self._power(load, reference)
-                    high[row] = left - BACKOFF * max(-left, 0.0) + gradient @ reference
+                    self._power_row(reference, place, matrix, high, row, excess[row])
                     row += 1
-        return GuardRows(matrix, low, high, self.excess(reference))
+        return GuardRows(matrix, low, high, excess)
 
     def _distance_rows(
         self, reference: np.ndarray, matrix: np.ndarray, high: np.ndarray,
     ) -> None:
         path, plan = self._follow(reference), self._plan(reference)
-        room, worst = path.room, path.room.argmin(axis=1)
-        for obstacle, point in zip(*np.nonzero(room.min(axis=1) < NEAR), strict=True):
+        if path.pieces is None:
+            return   # all far away
+        pieces, worst = path.pieces, path.pieces.argmin(axis=1)
+        assert path.distance is not None and path.normal is not None and path.heading is not None
+        for obstacle, point in zip(*np.nonzero(path.room < NEAR), strict=True):
             piece = worst[obstacle, point]
             ends = path.distance[obstacle, piece:piece + 2, point]
             # nothing can be done about where the manoeuvre begins
             sample = max(piece + int(ends[1] <= ends[0]), 1)
             normal = path.normal[obstacle, sample, point]
-            jacobian = self.model.point_jacobian(
-                plan.configuration[sample], point, self._size)
+            jacobian = self._jacobian(plan, sample, point)
             if self._in_world[obstacle]:
                 yaw = path.heading[sample, 2]
                 cosine, sine = np.cos(yaw), np.sin(yaw)
@@ -362,117 +416,154 @@ class RobotGuard:
             gradient = -(normal @ jacobian) * plan.manoeuvre.gain[sample] * self._stretch
             row = obstacle * len(self._radius) + point
             matrix[row] = gradient
-            left = room[obstacle, piece, point]
+            left = pieces[obstacle, piece, point]
             back = BACKOFF * -left + STEP_BACK if left < 0.0 else 0.0
             high[row] = left - EDGE - back + gradient @ reference
+
+    def _jacobian(self, plan: _Plan, sample: int, point: int) -> np.ndarray:
+        """How a point, -1 for the tool, moves with the entries at a sample, `(3, A)`."""
+        return self.model.point_jacobian(
+            self.model.configuration(self._start + plan.manoeuvre.offset[sample]), point,
+            self._size)
 
     def _speed_row(
         self, reference: np.ndarray, matrix: np.ndarray, high: np.ndarray, row: int,
     ) -> None:
         path, plan = self._follow(reference), self._plan(reference)
-        fastest, sample = fastest_between(path.tool)
-        if fastest < 1e-9 or not np.isfinite(self._allowed):
+        if path.tool is None or not np.isfinite(self._allowed):
+            return   # slow
+        sample = path.fastest_at
+        velocity = path.tool[sample]
+        speed = math.sqrt(velocity @ velocity)
+        if speed < 1e-9:
             return
-        jacobian = self.model.point_jacobian(plan.configuration[sample], -1, self._size)
-        changing = plan.manoeuvre.moving[sample] * self._stretch
-        gradient = path.tool[sample] @ jacobian * changing / fastest
+        changing = plan.manoeuvre.moving[sample] * (self._stretch * (1.0 + POSTURE) / speed)
+        gradient = (velocity @ self._jacobian(plan, sample, -1)) * changing
         matrix[row] = gradient
-        left = self._allowed * (1.0 - EDGE) - fastest
+        left = self._allowed * (1.0 - EDGE) - path.fastest * (1.0 + POSTURE)
         high[row] = left - BACKOFF * max(-left, 0.0) + gradient @ reference
 
     # Limits of the command itself.
 
     @property
-    def _loads(self) -> list[_Load]:
+    def _loads(self) -> _Loads:
         """Torque and zero-moment point as functions of the command, for each payload."""
         if self._loads_made is None:
             self._loads_made = self._affine()
         return self._loads_made
 
-    def _affine(self) -> list[_Load]:
-        previous = np.where(self.limits.moving, self._moment.previous, 0.0)
-        model, step, loads = self.model, self._step, []
-        for inertia, bias in model.dynamics(self._start, previous):
-            columns = np.zeros((model.nv, self._size))
-            columns[:, model.moving] = inertia[:, model.columns] / step
-            offset = bias - columns @ previous
-            torque, rest = columns[model.dofs], offset[model.dofs]
+    def _affine(self) -> _Loads:
+        previous = self._moment.previous * self.limits.moving
+        model = self.model
+        inertia, bias = model.dynamics(self._start, previous)
+        columns = np.zeros((len(inertia), model.nv, self._size))
+        columns[:, :, model.moving] = inertia[:, :, model.columns] / self._step
+        offset = bias - columns @ previous
+        torque, rest = columns[:, model.dofs], offset[:, model.dofs]
+        used = self._torque_rows
+        effort = self._effort[used]
+        matrix, middle = torque[:, used], rest[:, used]
+        low, high = -effort - middle, effort - middle
+        if len(self._edges):
             # n . zmp <= b with zmp = (-m_y, m_x) / f_z about the floor, times f_z
-            edge, floor = self._edges, self._floor
-            tip = (-edge[:, :1] * (columns[4] - floor * columns[0])
-                   + edge[:, 1:2] * (columns[3] + floor * columns[1]) - edge[:, 2:] * columns[2])
-            lift = (-edge[:, 0] * (offset[4] - floor * offset[0])
-                    + edge[:, 1] * (offset[3] + floor * offset[1]) - edge[:, 2] * offset[2])
-            used = self._torque_rows
-            effort = self._effort[used]
-            loads.append(_Load(
-                np.concatenate([torque[used], tip]),
-                np.concatenate([-effort - rest[used], np.full(len(edge), -np.inf)]),
-                np.concatenate([effort - rest[used], -lift]), torque, rest))
-        return loads
+            tip = self._tipping @ columns[:, :6]
+            lift = offset[:, :6] @ self._tipping.T
+            matrix = np.concatenate([matrix, tip], axis=1)
+            low = np.concatenate([low, np.full_like(lift, -np.inf)], axis=1)
+            high = np.concatenate([high, -lift], axis=1)
+        return _Loads(matrix, low, high, torque, rest)
 
-    def _force_excess(self, command: np.ndarray) -> np.ndarray:
+    def _force_excess(self, command: np.ndarray, refused: bool) -> np.ndarray:
         """
-        By how much the forces of a command and of braking after it break their limits.
+        By how much the forces of a command and of braking after it break their limits, at most.
 
-        Torque and tipping now, with the acceleration the command asks for; at the beginning, in
-        the middle and at the end of the braking, with every moving entry at its full deceleration;
-        and at rest. Power now; whether the robot stands in the posture where it comes to rest.
+        Torque, tipping and power now, with the acceleration the command asks for; while it is
+        held and braked, at every instant (`liquid_policy.barrier_forces`); and at rest. Whether
+        the robot stands in the posture where it comes to rest.
 
+        :param command: `(A,)`.
+        :param refused: whether another limit, a hard one, is broken; then only the forces of the
+            command itself are looked at.
         :return: in the order of `names`, payload by payload.
         """
-        plan, model = self._plan(command), self.model
-        samples = [0, *(sample for sample, _ in BRAKING_SAMPLES)]
-        speeding = np.zeros((len(samples), self._size))
-        speeding[0] = np.where(
-            self.limits.moving, (command - self._moment.previous) / self._step, 0.0)
-        stopping = -np.sign(plan.manoeuvre.velocity[1]) * self._deceleration
-        for row, (_, braking) in enumerate(BRAKING_SAMPLES, start=1):
-            if braking is not None:
-                speeding[row] = stopping * plan.manoeuvre.moving[braking]
-        velocity = plan.velocity[samples]
-        velocity[0] = model.velocity(np.where(self.limits.moving, self._moment.previous, 0.0))
-        forces = model.efforts(plan.configuration[samples], velocity, model.velocity(speeding))
-        parts = [(np.abs(forces[..., self._torque_dofs]) - self._effort[self._torque_rows]).max(
-            axis=1)]
-        edge, floor = self._edges, self._floor
-        if len(edge):
-            pitch = forces[..., 4] - floor * forces[..., 0]
-            roll = forces[..., 3] + floor * forces[..., 1]
-            parts.append((roll[..., None] * edge[:, 1] - pitch[..., None] * edge[:, 0]
-                          - forces[..., 2, None] * edge[:, 2]).max(axis=1))
+        plan, model, loads = self._plan(command), self.model, self._loads
+        assert self._forces is not None
+        value = loads.matrix @ command
+        excess = np.maximum(value - loads.high, loads.low - value)
+        work = (loads.torque @ command + loads.rest) * command[model.entries]
+        power = np.maximum(work, 0.0).sum(axis=1)
+        edges = len(self._edges)
+        # a command that is refused anyway need not be followed into its braking
+        later = None if refused or (excess > 0.0).any() else self._braking(plan)
+        if later is not None:
+            excess = np.maximum(excess, later[:, :-1])
+        parts = [excess]
+        if edges:
+            edge, end = self._edges, model.configuration(
+                self._start + plan.manoeuvre.offset[-1])
             parts.append(np.array([
-                edge[:, :2] @ center[:2] - edge[:, 2]
-                for center in model.balance(plan.configuration[-1])]))
+                edge[:, :2] @ center[:2] - edge[:, 2] for center in model.balance(end)]))
         if self.spec.power:
-            work = forces[:, 0, model.dofs] * command[model.entries]
-            parts.append(np.maximum(work, 0.0).sum(axis=1, keepdims=True) - self.spec.power)
+            if later is not None:
+                power = np.maximum(power, later[:, -1])
+            parts.append(power[:, None] - self.spec.power)
         return np.concatenate(parts, axis=1).ravel()
+
+    def _braking(self, plan: _Plan) -> np.ndarray:
+        """
+        Excess of torques and tipping and total power while held, braked and at rest.
+
+        :return: `(L, torques + edges + 1)`.
+        """
+        model, manoeuvre = self.model, plan.manoeuvre
+        assert self._forces is not None
+        forces, off = self._forces.along(self._start, manoeuvre)
+        rest = model.gravity(self._start + manoeuvre.offset[-1])
+        dofs = model.dofs[self._torque_rows]
+        effort = self._effort[self._torque_rows]
+        torque = np.maximum(
+            (np.abs(forces[..., dofs]).max(axis=1) + off[:, dofs]).max(axis=1),
+            np.abs(rest[:, dofs])) - effort
+        parts = [torque]
+        if len(self._edges):
+            tipping = self._tipping
+            parts.append(np.maximum(
+                ((forces[..., :6] @ tipping.T).max(axis=1)
+                 + off[:, :6] @ np.abs(tipping).T).max(axis=1), rest[:, :6] @ tipping.T))
+        power = greatest_power(
+            forces[..., model.dofs], off[:, model.dofs],
+            manoeuvre.velocity[:, model.entries])
+        return np.concatenate([*parts, power[:, None]], axis=1)
 
     def _standing_rows(
         self, reference: np.ndarray, place: int, matrix: np.ndarray, high: np.ndarray,
     ) -> None:
         """The posture at the end of the braking stands by itself: linear about the reference."""
         plan = self._plan(reference)
-        center = self.model.balance(plan.configuration[-1])[place]
-        jacobian = self.model.balance_jacobian(plan.configuration[-1], place, self._size)
+        end = self.model.configuration(self._start + plan.manoeuvre.offset[-1])
+        center = self.model.balance(end)[place]
+        jacobian = self.model.balance_jacobian(end, place, self._size)
         edge = self._edges
         matrix[:] = edge[:, :2] @ jacobian[:2] * plan.manoeuvre.gain[-1] * self._stretch
         left = edge[:, 2] - EDGE - edge[:, :2] @ center[:2]
         high[:] = left - BACKOFF * np.maximum(-left, 0.0) + matrix @ reference
 
-    def _power(self, load: _Load, command: np.ndarray) -> float:
-        """Total mechanical power of the joints that do work, at most [W]."""
-        speed = command[self.model.entries]
-        return float(np.maximum((load.torque @ command + load.rest) * speed, 0.0).sum())
-
-    def _power_gradient(self, load: _Load, command: np.ndarray) -> np.ndarray:
-        entries = self.model.entries
-        torque, speed = load.torque @ command + load.rest, command[entries]
+    def _power_row(
+        self, reference: np.ndarray, place: int, matrix: np.ndarray, high: np.ndarray, row: int,
+        excess: float,
+    ) -> None:
+        """Power, with the slope of the command's own, linear about the reference."""
+        entries, loads = self.model.entries, self._loads
+        torque = loads.torque[place] @ reference + loads.rest[place]
+        speed = reference[entries]
         working = torque * speed > 0.0
-        gradient = (speed * working) @ load.torque
+        gradient = (speed * working) @ loads.torque[place]
         gradient[entries] += torque * working
-        return gradient
+        matrix[row] = gradient
+        high[row] = gradient @ reference - excess - BACKOFF * max(excess, 0.0)
+
+
+_NOTHING = np.zeros(0)
 
 
 def _together(places: list[int]) -> slice | np.ndarray:
@@ -491,14 +582,14 @@ def _placed(points: np.ndarray, heading: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class _Load:
-    """Rows of torque and tipping for one payload, and all torques: `torque @ u + rest`."""
+class _Loads:
+    """Rows of torque and tipping for each payload, and all torques: `torque @ u + rest`."""
 
-    matrix: np.ndarray
-    low: np.ndarray
+    matrix: np.ndarray    # (L, rows, A)
+    low: np.ndarray       # (L, rows)
     high: np.ndarray
-    torque: np.ndarray
-    rest: np.ndarray
+    torque: np.ndarray    # (L, joints, A)
+    rest: np.ndarray      # (L, joints)
 
 
 def support_edges(corners: np.ndarray, margin: float) -> np.ndarray:

@@ -93,18 +93,21 @@ def _unit(vector: np.ndarray, length: np.ndarray) -> np.ndarray:
 
 
 def lowest_between(
-    distance: np.ndarray, normal: np.ndarray, points: np.ndarray,
+    distance: np.ndarray, normal: np.ndarray, points: np.ndarray, bend: np.ndarray | None = None,
 ) -> np.ndarray:
     """
     A lower bound of the signed distances anywhere on each piece of a path.
 
-    Straight pieces: the higher of the tangents at both ends, exact for planes. What a curved piece
-    may come nearer than its chord is bounded by the sagitta of the circle through three
-    successive samples, an eighth of their second difference (Taylor).
+    Straight pieces: the higher of the tangents at both ends, exact for planes. A curved piece
+    leaves its chord at the share x by at most 4 s x (1 - x), s its sagitta
+    (`liquid_policy.barrier_bounds`). With the tangent's slope m >= 0 along the chord, first + m x
+    - 4 s x (1 - x) is nowhere lower than first - (4 s - m)^2 / (16 s), and than first where
+    m >= 4 s.
 
     :param distance: at S samples of P points, `(O, S, P)` [m].
     :param normal: its gradients, `(O, S, P, 3)`.
     :param points: the samples, `(S, P, 3)` [m].
+    :param bend: greatest sagitta of each piece, `(S - 1, P)` [m]; None: straight.
     :return: for each piece, `(O, S - 1, P)` [m].
     """
     step = points[1:] - points[:-1]
@@ -114,17 +117,11 @@ def lowest_between(
     turn = np.where(back > out, back - out, 1.0)
     middle = first + out * (first - second + back) / turn
     lowest = np.where(out >= 0.0, first, np.where(back <= 0.0, second, middle))
-    if len(step) > 1:
-        bend = np.sqrt((np.diff(step, axis=0) ** 2).sum(axis=-1)) / 8.0   # (S - 2, P)
-        sagitta = np.empty(step.shape[:2])
-        sagitta[0], sagitta[-1] = bend[0], bend[-1]
-        sagitta[1:-1] = np.maximum(bend[:-1], bend[1:])
-        # along a parabola of this sagitta the chord is left by 4 sagitta x (1 - x) at the share x
-        # of a piece; where the tangent rises, at most that much less its rise is lost
-        fall = 4.0 * sagitta
+    if bend is not None:
+        fall = 4.0 * bend
         scale = 4.0 * np.maximum(fall, 1e-300)
         lowest = np.where(
             out >= 0.0, first - np.maximum(fall - out, 0.0) ** 2 / scale, np.where(
                 back <= 0.0, second - np.maximum(fall + back, 0.0) ** 2 / scale,
-                middle - sagitta))
+                middle - bend))
     return lowest

@@ -12,11 +12,13 @@ composite-rigid-body algorithms; Carpentier et al., The Pinocchio C++ library, S
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 
+from liquid_policy.barrier_kinematics import Attached, Chain, Joint
 from liquid_policy.interface import Interface
 from liquid_policy.limits import LimitsError
 from liquid_policy.safety_spec import PointSpec
@@ -42,6 +44,23 @@ def base_entries(interface: Interface) -> dict[int, int]:
                 if key in BASE_FIELDS:
                     found[start + index] = BASE_FIELDS[key]
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """
+    What one link weighs.
+
+    :param joint: place in the chain of the joint it hangs on, -1 for the root link.
+    :param mass: [kg].
+    :param center: of mass, in the joint's frame, `(3,)` [m].
+    :param inertia: greatest moment of inertia about the centre of mass [kg m2].
+    """
+
+    joint: int
+    mass: float
+    center: np.ndarray
+    inertia: float
 
 
 class RobotModel:
@@ -108,6 +127,8 @@ class RobotModel:
         self._rest = pinocchio.neutral(model)
         self._upper = np.triu(np.ones((model.nv, model.nv), dtype=bool))
         self._above = np.triu(self._upper, 1)
+        self.base = dict(base or {})
+        self.chain = self._read_chain(names)
 
     def _frame(self, model: Any, name: str) -> int:
         if not model.existFrame(name):
@@ -124,6 +145,41 @@ class RobotModel:
         return model.addFrame(pin.Frame(
             f'point/{name}', frame.parentJoint, parent, frame.placement * offset,
             pin.FrameType.OP_FRAME))
+
+    def _read_chain(self, names: Sequence[str]) -> Chain:
+        """The same joints and points for `barrier_kinematics`; the tool comes last."""
+        model, data, pin = self._model, self._data, self._pin
+        turned = self._rest.copy()
+        turned[7:] = 1.0
+        pin.forwardKinematics(model, data, turned)
+        joints = []
+        for index in range(2, model.njoints):
+            moved = pin.log6(model.jointPlacements[index].actInv(data.liMi[index]))
+            slides = float(np.linalg.norm(moved.angular)) < 0.5
+            column = model.joints[index].idx_q
+            reach = max(abs(model.lowerPositionLimit[column]),
+                        abs(model.upperPositionLimit[column]))
+            joints.append(Joint(
+                list(names).index(model.names[index]), model.parents[index] - 2,
+                model.jointPlacements[index].homogeneous.copy(),
+                np.array(moved.linear if slides else moved.angular), slides,
+                (float(reach) or np.inf) if slides else 0.0))
+        frames = [*self._point_frames, *([] if self._tool_frame is None else [self._tool_frame])]
+        return Chain(tuple(joints), tuple(
+            Attached(model.frames[frame].parentJoint - 2,
+                     model.frames[frame].placement.translation.copy()) for frame in frames))
+
+    def dof_of(self, place: int) -> int:
+        """Place among the model's velocities of one of the chain's joints."""
+        return int(self._model.joints[place + 2].idx_v)
+
+    def bodies(self) -> list[list[Body]]:
+        """Weights of all links, for the lightest and the heaviest payload."""
+        return [[
+            Body(index - 2, float(model.inertias[index].mass),
+                 model.inertias[index].lever.copy(),
+                 float(np.linalg.eigvalsh(model.inertias[index].inertia)[-1]))
+            for index in range(1, model.njoints)] for model, _ in self._loaded]
 
     def configuration(self, position: np.ndarray) -> np.ndarray:
         """
@@ -190,7 +246,7 @@ class RobotModel:
 
     def dynamics(
         self, position: np.ndarray, command: np.ndarray,
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """
         Inverse dynamics for the lightest and the heaviest payload: force = M acceleration + h.
 
@@ -199,18 +255,28 @@ class RobotModel:
 
         :param position: of every action entry, `(A,)`.
         :param command: speed of every action entry, `(A,)`.
-        :return: for each payload M `(nv, nv)` and h `(nv,)`; the first six rows are force [N] and
-            moment [N m] of the floor on the robot, in the root's frame.
+        :return: for each payload M `(L, nv, nv)` and h `(L, nv)`; the first six rows are force [N]
+            and moment [N m] of the floor on the robot, in the root's frame.
         """
-        pin, found = self._pin, []
+        pin, count = self._pin, len(self._loaded)
+        inertia, bias = np.empty((count, self.nv, self.nv)), np.empty((count, self.nv))
         q, v = self.configuration(position), self.velocity(command)
-        for model, data in self._loaded:
-            inertia = pin.crba(model, data, q)
-            upper = np.where(self._upper, inertia, 0.0)   # the rest is not always filled
-            found.append((
-                upper + np.where(self._above, inertia, 0.0).T,
-                pin.nonLinearEffects(model, data, q, v).copy()))
-        return found
+        for place, (model, data) in enumerate(self._loaded):
+            inertia[place] = pin.crba(model, data, q)
+            bias[place] = pin.nonLinearEffects(model, data, q, v)
+        inertia *= self._upper      # the rest is not always filled
+        inertia += (inertia * self._above).transpose(0, 2, 1)
+        return inertia, bias
+
+    def gravity(self, position: np.ndarray) -> np.ndarray:
+        """
+        Forces at rest, for the lightest and the heaviest payload, `(L, nv)`.
+
+        :param position: of every action entry, `(A,)`.
+        """
+        q = self.configuration(position)
+        return np.array([self._pin.computeGeneralizedGravity(model, data, q)
+                         for model, data in self._loaded])
 
     def efforts(
         self, configurations: np.ndarray, velocities: np.ndarray, accelerations: np.ndarray,

@@ -11,9 +11,8 @@ pytest.importorskip('daqp')
 from random_robot import World, arm_limits, random_urdf
 
 from liquid_policy.barrier import FilterSettings, JointFeedback, SafetyFilter, State
-from liquid_policy.barrier_guard import fastest_between, separation_speed
+from liquid_policy.barrier_guard import separation_speed
 from liquid_policy.barrier_load import make_guard
-from liquid_policy.barrier_manoeuvre import hold_and_brake
 from liquid_policy.barrier_rows import Moment, build_constraints
 from liquid_policy.limits import LimitsError
 from liquid_policy.safety_spec import ObstacleSpec, PointSpec, SafetySpec, SeparationSpec
@@ -89,9 +88,9 @@ def test_distance_and_tool_speed_hold_at_every_instant(seed, kind, delay, jitter
         for position, velocity in world.run(command, elapsed):
             clearance, speed = distances(guard, position, velocity)
             nearest, fastest = min(nearest, clearance.min()), max(fastest, speed)
-    # half the margin is left for what the samples and the unknown delay leave out
+    # half the margin is left for what the unknown delay leaves out
     assert nearest > 0.01
-    assert fastest < 0.8 * 1.02
+    assert fastest <= 0.8
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)
@@ -169,45 +168,28 @@ def test_rows_agree_with_finite_differences(seed):
     slopes = np.array([
         (guard.excess(command + step) - guard.excess(command - step)) / 2e-5
         for step in 1e-5 * np.eye(JOINTS)]).T
-    for index in power:  # exact
-        assert rows.matrix[index] == pytest.approx(slopes[index], rel=1e-4, abs=1e-3)
+    for place, index in enumerate(power):  # of the command's own power, exactly
+        def power_of(command, place=place, loads=guard._loads):
+            return np.maximum(
+                (loads.torque[place] @ command + loads.rest[place]) * command, 0.0).sum()
+        slope = [(power_of(command + step) - power_of(command - step)) / 2e-5
+                 for step in 1e-5 * np.eye(JOINTS)]
+        assert rows.matrix[index] == pytest.approx(slope, rel=1e-4, abs=1e-3)
     # of the tool the worst sample's speed; how its jacobian changes along the way is left out
-    sample = fastest_between(guard._follow(command).tool)[1]
+    path = guard._follow(command)
+    if path.tool is not None:
+        sample = path.fastest_at
 
-    def speed_at(command):
-        return np.linalg.norm(guard._follow(command).tool[sample])
-    slope = [(speed_at(command + step) - speed_at(command - step)) / 2e-5
-             for step in 1e-5 * np.eye(JOINTS)]
-    assert rows.matrix[speed] == pytest.approx(slope, abs=0.25)
+        def speed_at(command):
+            return 1.03 * np.linalg.norm(guard._follow(command).tool[sample])
+        slope = [(speed_at(command + step) - speed_at(command - step)) / 2e-5
+                 for step in 1e-5 * np.eye(JOINTS)]
+        assert rows.matrix[speed] == pytest.approx(slope, abs=0.25)
     # of two samples the lower one is taken and the braking time is kept
     for index, name in enumerate(guard.names):
         if name.startswith('distance') and rows.excess[index] > -0.25 \
                 and np.isfinite(rows.high[index]):
             assert rows.matrix[index] == pytest.approx(slopes[index], abs=0.08), name
-
-
-@pytest.mark.parametrize('seed', range(4))
-def test_the_speed_bound_holds_between_the_samples(seed):
-    """Random commands of random arms, followed in 400 instants."""
-    generator = np.random.default_rng(seed)
-    _, guard = make_filter(generator)
-    model, deceleration = guard.model, guard.limits.deceleration
-    for _ in range(20):
-        position = generator.uniform(-2.0, 2.0, JOINTS)
-        command = generator.uniform(-2.0, 2.0, JOINTS)
-        plan = hold_and_brake(command, deceleration, 0.025)
-        _, tool = model.points(
-            model.configuration(position + plan.offset), model.velocity(plan.velocity))
-        times = np.linspace(0.0, 0.025 + np.abs(command / deceleration).max(), 400)[:, None]
-        braking = np.clip(times - 0.025, 0.0, np.abs(command) / deceleration)
-        velocity = command - np.sign(command) * deceleration * braking
-        offset = command * (np.minimum(times, 0.025) + braking) \
-            - 0.5 * np.sign(command) * deceleration * braking ** 2
-        _, fine = model.points(
-            model.configuration(position + offset), model.velocity(velocity))
-        fastest = np.linalg.norm(fine, axis=1).max()
-        bound, _ = fastest_between(tool)
-        assert fastest <= bound <= 1.3 * fastest + 0.01
 
 
 def test_torque_rows_are_exact():

@@ -56,8 +56,9 @@ def test_the_lower_bound_holds_between_the_samples(seed):
             return start + time[:, None] * speed + 0.5 * time[:, None] ** 2 * bend
         points = at(times)[:, None, :]
         distance, normal = shapes.distance(points.reshape(-1, 3))
+        sagitta = np.full((5, 1), 0.125 * 0.1 ** 2 * np.linalg.norm(bend))
         bound = lowest_between(
-            distance[:, :, None], normal[:, :, None], points)[:, :, 0]
+            distance[:, :, None], normal[:, :, None], points, sagitta)[:, :, 0]
         for piece in range(5):
             fine = at(np.linspace(times[piece], times[piece + 1], 400))
             assert (shapes.distance(fine)[0].min(axis=1) >= bound[:, piece] - 1e-9).all()
@@ -77,7 +78,7 @@ def test_the_manoeuvre_is_what_braking_does():
     deceleration, period = np.array([5.0, 4.0, 1.0, 10.0]), 0.025
     manoeuvre = hold_and_brake(command, deceleration, period)
     step = 1e-5
-    times = period + SHARES * 0.5
+    times = period + np.sort([*(SHARES * 0.5), 0.2, 0.5, 0.0, 0.03])
     position, velocity, time, index = np.zeros(4), command.copy(), 0.0, 0
     assert manoeuvre.offset[0] == pytest.approx(np.zeros(4))
     while index < len(times):
