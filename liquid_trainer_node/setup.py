@@ -27,11 +27,13 @@ setup(
             'trainer_node = liquid_trainer_node.trainer_node:main',
             'recorder_node = liquid_trainer_node.recorder_node:main',
             'train = liquid_trainer.train:main',
+            'sweep = liquid_trainer.sweep:main',
             'check_bags = liquid_trainer.check_bags:main',
             'import_dataset = liquid_trainer.import_dataset:main',
             'export_dataset = liquid_trainer.export_dataset:main',
             'identify = liquid_trainer.identify:main',
             'replay = liquid_trainer.replay:main',
+            'inspect_bags = liquid_trainer.inspect_bags:main',
         ],
     },
 )

@@ -28,12 +28,14 @@ class Block:
     :param head: names of the columns.
     :param rows: cells as text, each row as long as `head`.
     :param note: what a reader must know to read the numbers; may be empty.
+    :param wide: as wide as the page; otherwise two stand side by side.
     """
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ''
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,8 @@ def tables(blocks: Sequence[Block]) -> str:
         rows = ''.join('<tr>' + ''.join(f'<td>{html.escape(cell)}</td>' for cell in row) + '</tr>'
                        for row in block.rows)
         note = f'<p class="note">{html.escape(block.note)}</p>' if block.note else ''
-        pieces.append(f'<div class="card wide"><h3>{html.escape(block.title)}</h3><table>'
+        shape = 'card wide all' if block.wide else 'card wide'
+        pieces.append(f'<div class="{shape}"><h3>{html.escape(block.title)}</h3><table>'
                       f'{f"<thead><tr>{head}</tr></thead>" if any(block.head) else ""}'
                       f'<tbody>{rows}</tbody></table>{note}</div>')
     return ''.join(pieces)

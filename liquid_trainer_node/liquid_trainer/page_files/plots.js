@@ -184,7 +184,8 @@ class Plot {
     }
     pen.textAlign = 'center';
     pen.textBaseline = 'top';
-    const marks = this.logarithmic ? this.decades(at) : ticks(at.from, at.to, at.width / 90);
+    const marks = this.logarithmic ? this.decades(at) : ticks(at.from, at.to,
+      at.width / (this.timed ? 90 : 55));
     for (const value of marks) {
       this.paintLine(pen, at.x(value), at.top, at.x(value), at.top + at.height, ink.grid);
       pen.fillText(short(value) + (this.spec.axis ?? ' s'), at.x(value), at.top + at.height + 4);
