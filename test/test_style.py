@@ -187,6 +187,8 @@ FROM_PIP |= {'diffusers', 'gym_pusht', 'gymnasium', 'gymnasium_robotics', 'numco
 FROM_PIP |= {'av', 'pyarrow'}
 # Only where core settings name it.
 FROM_PIP |= {'torchdiffeq'}
+# Only for what asks for them: docker/requirements-scale.txt and requirements-fleet.txt.
+FROM_PIP |= {'flwr', 'ray'}
 # What rosbags brings with it; Python 3.14 has the second in its library.
 FROM_PIP |= {'backports', 'compression', 'lz4'}
 
