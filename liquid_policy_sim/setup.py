@@ -30,6 +30,7 @@ setup(
             'generate_maze = liquid_sim.generate_maze:main',
             'train_task = liquid_sim.train_task:main',
             'evaluate_task = liquid_sim.evaluate_task:main',
+            'benchmark = liquid_sim.benchmark.run:main',
             'watch = liquid_sim.watch:main',
             'render = liquid_sim.render:main',
         ],

@@ -31,17 +31,19 @@ from liquid_policy.head_settings import (
     require,
 )
 from liquid_policy.policy import Policy
-from liquid_policy.settings import PolicySettings
+from liquid_policy.settings import EncoderSettings, PolicySettings
 from liquid_sim.evaluate import commit
 from liquid_sim.tasks.registry import NAMES, find_task
 from liquid_sim.tasks.task import Task
+from liquid_sim.train_sight import with_features
 from liquid_trainer.arrays import ArrayEpisodes
 from liquid_trainer.parallel import Group
+from liquid_trainer.sight import SightSettings
 from liquid_trainer.task_learner import TaskLearner, TaskLearningSettings
 from liquid_trainer.train import keep_memory
 
 CHECKPOINT, RESUME, HISTORY = 'checkpoint.safetensors', 'resume.safetensors', 'history.jsonl'
-_PARTS = ('core', 'head', 'learning')
+_PARTS = ('core', 'head', 'learning', 'sight')
 
 
 def parse_settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
@@ -54,7 +56,7 @@ def parse_settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
     for key, value in option_values(pairs, '--set').items():
         part, dot, name = key.partition('.')
         require(bool(dot and name) and part in found, '--set', f'{key}={value}',
-                'core.NAME=VALUE, head.NAME=VALUE or learning.NAME=VALUE')
+                'core.NAME=VALUE, head.NAME=VALUE, learning.NAME=VALUE or sight.NAME=VALUE')
         found[part][name] = value
     return found
 
@@ -69,7 +71,7 @@ def policy_settings(task: Task, core: str, head: str,
     period = 1.0 / task.interface.rate
     return PolicySettings(
         vector_size=task.interface.vector_size, action_size=task.interface.action_size,
-        target_size=0, encoder=None,
+        target_size=0, encoder=EncoderSettings() if task.pictures else None,
         core=core_settings(core, given['core'], unit_time=period),
         head=head_settings({'kind': head, 'dt': period, 'hidden': 384, 'layers': 4,
                             'least_scale': 0.02} | given['head']),
@@ -91,12 +93,18 @@ def read_episodes(task: Task, data: Path, settings: TaskLearningSettings, share:
     :param mirror: learn from their mirror images, too, where the task is symmetric.
     """
     episodes = task.read(data)
-    learned, held = episodes.split(settings.held_out, settings.seed)
-    learned = learned[:max(1, round(share * len(learned)))]
+    learned, held = split(episodes, settings, share)
     chosen = episodes.chosen(learned)
     if mirror and task.read_mirrored is not None:
         chosen = chosen.joined(task.read_mirrored(data).chosen(learned))
     return chosen, episodes.chosen(held) if held else None
+
+
+def split(episodes: ArrayEpisodes, settings: TaskLearningSettings,
+          share: float = 1.0) -> tuple[list[int], list[int]]:
+    """Return the numbers of the episodes to learn from, a share of them, and of those held out."""
+    learned, held = episodes.split(settings.held_out, settings.seed)
+    return learned[:max(1, round(share * len(learned)))], held
 
 
 class TaskTraining:
@@ -152,8 +160,9 @@ class TaskTraining:
                     if self.held is not None:
                         self.scores = learner.score(self.held)
                         self._record('held_out', self.scores)
-                        bar.write(f'{count}: ' + ' '.join(
-                            f'{name} {value:.4g}' for name, value in self.scores.items()))
+                        if not self.quiet:
+                            bar.write(f'{count}: ' + ' '.join(
+                                f'{name} {value:.4g}' for name, value in self.scores.items()))
                     learner.save(self.output / RESUME, {'spent': self.spent})
         learner.finish()
         if self.leads:
@@ -214,6 +223,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--share', type=float, default=1.0, help='of the episodes to learn from')
     parser.add_argument('--no-mirror', action='store_true',
                         help='leave out mirror images of the demonstrations')
+    parser.add_argument('--encoder', type=Path, default=None, metavar='CHECKPOINT',
+                        help='for a task with a camera: begin with the encoder of this one')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--threads', type=int, default=1, help='processor threads')
     parser.add_argument('--resume', action='store_true', help='go on from a saved state')
@@ -239,6 +250,12 @@ def prepare(arguments: argparse.Namespace, resume: bool, save_every: int = 1000,
         raise ValueError(f'--share: expected above 0 to 1, came {arguments.share}')
     torch.manual_seed(arguments.seed)
     policy = Policy(policy_settings(task, arguments.core, arguments.head, given))
+    if task.pictures is not None:
+        learned, _ = split(task.read(arguments.data), settings, arguments.share)
+        task = with_features(
+            task, policy, arguments.data, learned,
+            build(SightSettings, {'seed': arguments.seed, **given['sight']}, 'sight'),
+            arguments.output, arguments.encoder, arguments.quiet)
     data, held = read_episodes(task, arguments.data, settings, arguments.share,
                                not arguments.no_mirror)
     return TaskTraining(task, TaskLearner(policy, data, settings, group), held, arguments.output,

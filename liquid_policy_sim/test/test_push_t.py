@@ -42,7 +42,34 @@ def test_tool_in_the_blocks_frame_does_not_change_when_all_is_turned():
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     turned[:2] = turned[2:4] + rotation @ (state[:2] - state[2:4])
     turned[4] = angle
-    np.testing.assert_allclose(push_t.state_vector(state)[6:], push_t.state_vector(turned)[6:])
+    in_block = [6, 7, 16, 17]       # the tool's place, and the gap at both scales
+    np.testing.assert_allclose(push_t.state_vector(state)[in_block],
+                               push_t.state_vector(turned)[in_block])
+
+
+def test_what_is_left_to_do_is_nothing_on_the_outline_and_magnified_near_it():
+    names = dict(zip(push_t._STATE, range(18), strict=True))
+    done = push_t.state_vector(np.array([100.0, 100.0, 256.0, 256.0, np.pi / 4]))
+    left = [value for name, value in zip(push_t._STATE, done, strict=True)
+            if 'off' in name or 'turn' in name]
+    np.testing.assert_allclose(left, 0.0, atol=1e-12)
+    near = push_t.state_vector(np.array([100.0, 100.0, 259.0, 256.0, np.pi / 4 - 0.05]))
+    assert near[names['off_x_near']] == pytest.approx(np.tanh(3 / 12))
+    assert near[names['turn_near']] == pytest.approx(np.tanh(-0.5))
+    # Once round is not turned at all.
+    again = push_t.state_vector(np.array([100.0, 100.0, 256.0, 256.0, np.pi / 4 - 2 * np.pi]))
+    assert again[names['turn_far']] == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize('tool, gap', [
+    ((0.0, 15.0), 0.0), ((60.0, 15.0), 0.0), ((80.0, 15.0), 20.0), ((0.0, 140.0), 20.0),
+    ((45.0, 70.0), 30.0), ((63.0, -4.0), 5.0)])
+def test_gap_is_the_distance_between_the_tool_and_the_t(tool, gap):
+    turn, block = 0.7, np.array([200.0, 300.0])
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    state = np.concatenate((block + rotation @ tool, block, [turn]))
+    told = push_t.state_vector(state)[push_t._STATE.index('gap_far')]
+    assert told == pytest.approx(np.tanh((gap - push_t._TOOL) / 30.0))
 
 
 def test_the_mirror_image_of_a_push_is_the_push_of_the_mirror_image():
@@ -139,10 +166,9 @@ def test_names_of_the_tasks():
     assert set(names) <= set(NAMES)
     with pytest.raises(ValueError, match="expected one of push_t_state.*came 'push_u'"):
         find_task('push_u')
+    vectors = {'push_t_state': push_t.state_vector, 'push_t_keypoints': push_t.keypoint_vector}
     for name in names:
         task = find_task(name)
-        size = {'push_t_state': 8, 'push_t_keypoints': 18}[name]
-        assert task.interface.vector_size == size and task.interface.action_size == 2
-        state = np.array([1.0, 2.0, 3.0, 4.0, 0.5])
-        made = push_t.state_vector(state) if size == 8 else push_t.keypoint_vector(state)
-        assert len(made) == size and list(made[list(task.relative)]) == [1.0, 2.0]
+        assert task.interface.vector_size == 18 and task.interface.action_size == 2
+        made = vectors[name](np.array([1.0, 2.0, 3.0, 4.0, 0.5]))
+        assert len(made) == 18 and list(made[list(task.relative)]) == [1.0, 2.0]

@@ -17,6 +17,8 @@ from liquid_sim.tasks.zarr_arrays import read_array
 from liquid_trainer.arrays import ArrayEpisodes, ArrayError
 
 STEPS, PERIOD = 300, 0.1        # of an episode; of the control clock [s]
+_GOAL = np.array([256.0, 256.0, np.pi / 4])     # of the outline: x, y [px], angle [rad]
+_TOOL = 15.0                    # radius of the tool [px]
 # Corners of the T in its own frame [px]: of the bar, then of the stem; x right, y down.
 _CORNERS = np.array([(-60, 30), (60, 30), (60, 0), (-60, 0),
                      (-15, 30), (-15, 120), (15, 120), (15, 30)], np.float64)
@@ -26,7 +28,9 @@ wget https://diffusion-policy.cs.columbia.edu/data/training/pusht.zip && unzip p
 then give --data pusht/pusht_cchi_v7_replay.zarr"""
 
 _STATE = ('agent_x', 'agent_y', 'block_x', 'block_y', 'block_sine', 'block_cosine',
-          'agent_in_block_x', 'agent_in_block_y')
+          'agent_in_block_x', 'agent_in_block_y', 'off_x_near', 'off_y_near', 'turn_near',
+          'off_x_far', 'off_y_far', 'turn_far', 'own_off_x_near', 'own_off_y_near', 'gap_near',
+          'gap_far')
 _KEYPOINTS = ('agent_x', 'agent_y', *(f'corner_{i}_{axis}' for i in range(8) for axis in 'xy'))
 
 
@@ -70,17 +74,38 @@ def state_vector(state: np.ndarray) -> np.ndarray:
     Return what a policy is told of states.
 
     The angle becomes sine and cosine, which have no jump; where the tool is in the block's own
-    frame says at once what a push will do. Corners are linear in these, so nothing is lost.
+    frame says at once what a push will do. Success is a matter of two or three pixels out of
+    512, so what is left to do is told a second time, magnified: how far the block is off the
+    outline, in the table's and in its own frame, how far it is turned, and the gap between tool
+    and block, each through a tanh that is steep near zero.
 
     :param state: tool x, y, block x, y [px], block angle [rad], `(..., 5)`.
-    :return: `(..., 8)`, named as the interface says.
+    :return: `(..., 18)`, named as the interface says.
     """
     state = np.asarray(state, np.float64)
     agent, block, angle = state[..., :2], state[..., 2:4], state[..., 4]
     sine, cosine = np.sin(angle), np.cos(angle)
-    x, y = np.moveaxis(agent - block, -1, 0)
-    return np.concatenate((agent, block, np.stack(
-        (sine, cosine, cosine * x + sine * y, cosine * y - sine * x), -1)), -1)
+
+    def in_block(vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x, y = np.moveaxis(vector, -1, 0)
+        return cosine * x + sine * y, cosine * y - sine * x
+
+    tool, off = in_block(agent - block), block - _GOAL[:2]
+    own, gap = in_block(off), _distance_to_block(*tool) - _TOOL
+    turn = np.mod(angle - _GOAL[2] + np.pi, 2 * np.pi) - np.pi
+    return np.concatenate((agent, block, np.stack((
+        sine, cosine, *tool, *(np.tanh(value / scale) for value, scale in (
+            (off[..., 0], 12.0), (off[..., 1], 12.0), (turn, 0.1),
+            (off[..., 0], 40.0), (off[..., 1], 40.0), (turn, 0.4),
+            (own[0], 12.0), (own[1], 12.0), (gap, 8.0), (gap, 30.0)))), -1)), -1)
+
+
+def _distance_to_block(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the distance of points in the T's own frame to it [px]; 0 inside."""
+    def to_box(left: float, right: float, low: float, high: float) -> np.ndarray:
+        return np.hypot(np.maximum(np.maximum(left - x, x - right), 0.0),
+                        np.maximum(np.maximum(low - y, y - high), 0.0))
+    return np.minimum(to_box(-60, 60, 0, 30), to_box(-15, 15, 30, 120))
 
 
 def keypoint_vector(state: np.ndarray) -> np.ndarray:
