@@ -133,6 +133,13 @@ def test_a_checkpoint_of_another_robot_is_refused_with_every_difference(
     assert 'imu/raw' in str(caught.value)
 
 
+def test_limits_of_the_whole_robot_are_no_matter_to_the_policy(untrained, make_checkpoint):
+    """A policy trained before the cell was described runs in it; the safety node enforces it."""
+    unlimited = replace(untrained.interface, safety=None)
+    path = make_checkpoint('unlimited', interface=unlimited)
+    assert load_for(untrained.interface, path).version == load_for(unlimited, path).version
+
+
 @pytest.mark.parametrize('kind', ['deterministic', 'imle', 'flow', 'diffusion'])
 def test_any_head_runs_in_the_policy_node(untrained, kind):
     """A sampling head's samples come out as equally heavy, narrow components."""
