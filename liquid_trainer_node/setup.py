@@ -7,7 +7,7 @@ package_name = 'liquid_trainer_node'
 setup(
     name=package_name,
     version='0.1.0',
-    packages=find_packages(include=['liquid_trainer', 'liquid_trainer_node']),
+    packages=find_packages(include=['liquid_trainer', 'liquid_trainer.*', 'liquid_trainer_node']),
     package_data={'liquid_trainer': ['page_files/*']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{package_name}']),
@@ -27,6 +27,7 @@ setup(
             'trainer_node = liquid_trainer_node.trainer_node:main',
             'recorder_node = liquid_trainer_node.recorder_node:main',
             'train = liquid_trainer.train:main',
+            'online_skills = liquid_trainer.online.skills:main',
             'sweep = liquid_trainer.sweep:main',
             'check_bags = liquid_trainer.check_bags:main',
             'import_dataset = liquid_trainer.import_dataset:main',
@@ -34,6 +35,7 @@ setup(
             'identify = liquid_trainer.identify:main',
             'replay = liquid_trainer.replay:main',
             'inspect_bags = liquid_trainer.inspect_bags:main',
+            'curate = liquid_trainer.curate:main',
         ],
     },
 )
