@@ -20,8 +20,10 @@ from tqdm import tqdm
 
 from liquid_policy.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from liquid_policy.execution import ExecutionSettings, Executor
+from liquid_policy.runtime import EncoderRuntime
 from liquid_sim.evaluate import append_rows, commit, wilson
 from liquid_sim.tasks.registry import find_task
+from liquid_sim.tasks.task import Task
 
 _FRESH = 1_000_000      # first seed of an evaluation: far from those of anything learned
 _BLOCK = 10             # episodes that one process takes at a time
@@ -87,8 +89,22 @@ def execution_of(checkpoint: Checkpoint, replan: int, context: int | None = None
     return ExecutionSettings(replan, context, blend, threshold)
 
 
+def eyes_of(checkpoint: Checkpoint, task: Task) -> EncoderRuntime | None:
+    """Return what makes features of pictures; None for a task without a camera."""
+    return EncoderRuntime(checkpoint) if task.pictures is not None else None
+
+
+def features_of(environment, eyes: EncoderRuntime | None) -> np.ndarray:
+    """Return the features of what the environment's camera sees now; none without one."""
+    if eyes is None:
+        return np.zeros(0, np.float32)
+    color = environment.image()
+    return eyes.encode(color, np.zeros(color.shape[:2], np.float32))
+
+
 def run_episode(environment, executor: Executor, seed: int, steps: int, period: float,
-                pictures: list | None = None, delivery: Delivery | None = None) -> Episode:
+                pictures: list | None = None, delivery: Delivery | None = None,
+                eyes: EncoderRuntime | None = None) -> Episode:
     """
     Run one episode.
 
@@ -96,6 +112,7 @@ def run_episode(environment, executor: Executor, seed: int, steps: int, period: 
     :param period: of the control clock [s].
     :param pictures: every step's picture is added to it.
     :param delivery: what is lost; nothing when left out.
+    :param eyes: make features of what the camera sees.
     """
     delivery = delivery or Delivery()
     vector, best = environment.reset(seed), 0.0
@@ -106,7 +123,7 @@ def run_episode(environment, executor: Executor, seed: int, steps: int, period: 
         since += 1
         if arrives[step - 1]:
             told = since * period if delivery.elapsed_known else period
-            action, since = executor.act(np.zeros(0, np.float32), vector, told), 0
+            action, since = executor.act(features_of(environment, eyes), vector, told), 0
         else:
             action = executor.coast()
         outcome = environment.step(action)
@@ -123,9 +140,10 @@ def run(block: Block) -> list[Episode]:
     checkpoint = load_checkpoint(block.checkpoint)
     task = find_task(checkpoint.card['task'])
     environment, executor = task.environment(), Executor.of(checkpoint, block.execution)
+    eyes = eyes_of(checkpoint, task)
     try:
         return [run_episode(environment, executor, seed, task.steps, 1.0 / task.interface.rate,
-                            delivery=block.delivery) for seed in block.seeds]
+                            delivery=block.delivery, eyes=eyes) for seed in block.seeds]
     finally:
         environment.close()
 
@@ -195,13 +213,14 @@ def film(checkpoint: Checkpoint, execution: ExecutionSettings, episodes: list[Ep
     chosen = {'worst': order[0], 'median': order[len(order) // 2], 'best': order[-1]}
     task = find_task(checkpoint.card['task'])
     environment, executor = task.environment(), Executor.of(checkpoint, execution)
+    eyes = eyes_of(checkpoint, task)
     folder.mkdir(parents=True, exist_ok=True)
     filmed = {}
     try:
         for name, episode in chosen.items():
             pictures: list[np.ndarray] = []
             again = run_episode(environment, executor, episode.seed, task.steps,
-                                1.0 / task.interface.rate, pictures)
+                                1.0 / task.interface.rate, pictures, eyes=eyes)
             path = write_video(folder / f'{name}.mp4', pictures, task.interface.rate)
             filmed[path] = again
     finally:

@@ -22,6 +22,8 @@ class ArrayEpisodes:
     :param vectors: what was observed before each step, `(steps, numbers)`, floats.
     :param actions: what was done, `(steps, actions)`, floats.
     :param ends: where each episode ends (the first step of the next), ascending.
+    :param features: how many of the first numbers an encoder made; those may stay as they are,
+        such as the depth of key points in pictures without depth.
     :raises ArrayError: for a wrong type or shape, a number that is not finite, an episode of
         fewer than two steps, or a dimension that never changes.
     """
@@ -29,11 +31,12 @@ class ArrayEpisodes:
     vectors: np.ndarray
     actions: np.ndarray
     ends: np.ndarray
+    features: int = 0
 
     def __post_init__(self):
         for name in ('vectors', 'actions'):
             values = np.asarray(getattr(self, name))
-            _check_numbers(name, values)
+            _check_numbers(name, values, self.features if name == 'vectors' else 0)
             object.__setattr__(self, name, np.ascontiguousarray(values, np.float32))
         ends = np.asarray(self.ends)
         object.__setattr__(self, 'ends', ends)
@@ -66,13 +69,14 @@ class ArrayEpisodes:
         return ArrayEpisodes(
             np.concatenate([self.vectors[a:b] for a, b in spans]),
             np.concatenate([self.actions[a:b] for a, b in spans]),
-            np.cumsum([b - a for a, b in spans]))
+            np.cumsum([b - a for a, b in spans]), self.features)
 
     def joined(self, others: ArrayEpisodes) -> ArrayEpisodes:
         """Return these episodes and the others'."""
         return ArrayEpisodes(np.concatenate((self.vectors, others.vectors)),
                              np.concatenate((self.actions, others.actions)),
-                             np.concatenate((self.ends, others.ends + len(self.vectors))))
+                             np.concatenate((self.ends, others.ends + len(self.vectors))),
+                             self.features)
 
     def split(self, held_out: float, seed: int) -> tuple[list[int], list[int]]:
         """Return the numbers of the episodes to learn from and of those held out."""
@@ -104,7 +108,7 @@ class ArrayEpisodes:
                 self.actions[np.minimum(ahead, end - 1)], ahead < end)
 
 
-def _check_numbers(name: str, values: np.ndarray) -> None:
+def _check_numbers(name: str, values: np.ndarray, features: int = 0) -> None:
     if values.ndim != 2 or not len(values) or not values.shape[1]:
         raise ArrayError(f'{name}: expected shape (steps, numbers), came {values.shape}')
     if not np.issubdtype(values.dtype, np.floating):
@@ -115,6 +119,7 @@ def _check_numbers(name: str, values: np.ndarray) -> None:
         raise ArrayError(f'{name}: expected finite numbers, came {values[step, column]} at step '
                          f'{step}, column {column}; {int((~good).sum())} are not finite')
     constant = np.ptp(values, axis=0) == 0
+    constant[:features] = False
     if constant.any():
         column = int(np.argmax(constant))
         raise ArrayError(f'{name}: expected every column to change, came {values[0, column]:g} '

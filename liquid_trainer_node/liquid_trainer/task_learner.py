@@ -87,14 +87,14 @@ class TaskLearner:
         self.group.check_same('learning', f'{settings} {policy.settings} {data.vectors.shape}')
         self.group.hand_out(policy.state_dict().values())
         made = policy.settings
-        wanted = (made.vector_size, made.action_size)
+        wanted = (made.input_size, made.action_size)
         if (data.vectors.shape[1], data.actions.shape[1]) != wanted:
             raise ValueError(
                 f'data: expected {wanted[0]} numbers observed and {wanted[1]} done per step, as '
                 f'the policy has, came {data.vectors.shape[1]} and {data.actions.shape[1]}')
         self.step_count = 0
         self._fit_scaling()
-        parameters = [p for p in policy.parameters() if p.numel()]
+        parameters = [p for p in policy.parameters() if p.numel() and p.requires_grad]
         # Biases, norms and time constants are not pulled to zero.
         self.optimizer = torch.optim.AdamW(
             [{'params': [p for p in parameters if p.ndim > 1],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from liquid_sim.tasks import can, point_maze, push_t
+from liquid_sim.tasks import can, point_maze, push_t, push_t_image
 from liquid_sim.tasks.task import Task
 
-_TASKS: dict[str, Callable[[], Task]] = {**push_t.TASKS, **point_maze.TASKS, **can.TASKS}
+_TASKS: dict[str, Callable[[], Task]] = {
+    **push_t.TASKS, **push_t_image.TASKS, **point_maze.TASKS, **can.TASKS}
 NAMES = tuple(_TASKS)
 
 

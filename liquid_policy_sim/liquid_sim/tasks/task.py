@@ -11,6 +11,7 @@ import numpy as np
 
 from liquid_policy.interface import Interface
 from liquid_trainer.arrays import ArrayEpisodes
+from liquid_trainer.pictures import Pictures
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Task:
     :param read_mirrored: reads their mirror images, which are as good as the episodes
         themselves; None where the task has no symmetry.
     :param source: where the demonstrations are published, and how to get them.
+    :param pictures: reads what a camera saw at every step; None for a task without one. The
+        environment of a task with a camera has a method `image`.
     """
 
     name: str
@@ -74,3 +77,4 @@ class Task:
     read: Callable[[Path], ArrayEpisodes]
     read_mirrored: Callable[[Path], ArrayEpisodes] | None
     source: str
+    pictures: Callable[[Path], Pictures] | None = None
