@@ -61,6 +61,28 @@ def test_what_is_left_to_do_is_nothing_on_the_outline_and_magnified_near_it():
     assert again[names['turn_far']] == pytest.approx(0.0, abs=1e-12)
 
 
+def test_demonstrations_are_moved_as_a_whole_to_end_on_the_outline():
+    rng = np.random.default_rng(3)
+    states = np.column_stack((rng.uniform(100, 400, (12, 4)), rng.uniform(-3, 9, 12)))
+    actions, ends = rng.uniform(100, 400, (12, 2)), np.array([5, 12])
+    moved, sent = push_t.finish_on_outline(states, actions, ends)
+    for end in ends:
+        np.testing.assert_allclose(moved[end - 1, 2:4], 256.0)
+        assert np.mod(moved[end - 1, 4], 2 * np.pi) == pytest.approx(np.pi / 4)
+    # Seen from the block nothing has changed, neither the tool nor where it is sent.
+    told, before = push_t.state_vector(moved), push_t.state_vector(states)
+    np.testing.assert_allclose(told[:, 6:8], before[:, 6:8])
+    for own, others in ((sent, actions), (moved[:, :2], states[:, :2])):
+        np.testing.assert_allclose(np.linalg.norm(own - moved[:, 2:4], axis=1),
+                                   np.linalg.norm(others - states[:, 2:4], axis=1))
+    for first, end in ((0, 5), (5, 12)):
+        np.testing.assert_allclose(np.ptp(moved[first:end, 4] - states[first:end, 4]), 0.0,
+                                   atol=1e-12)
+    again = push_t.finish_on_outline(moved, sent, ends)
+    np.testing.assert_allclose(again[0], moved)
+    assert states[4, 2] != 256.0            # what was given is left alone
+
+
 @pytest.mark.parametrize('tool, gap', [
     ((0.0, 15.0), 0.0), ((60.0, 15.0), 0.0), ((80.0, 15.0), 20.0), ((0.0, 140.0), 20.0),
     ((45.0, 70.0), 30.0), ((63.0, -4.0), 5.0)])
@@ -137,14 +159,16 @@ def test_published_layout_is_read(tmp_path):
     states, actions = demonstrations(tmp_path / 'a.zarr')
     episodes = find_task('push_t_state').read(tmp_path / 'a.zarr')
     assert len(episodes) == 6 and list(episodes.ends[:2]) == [20, 40]
-    np.testing.assert_allclose(episodes.vectors[:, :4], states[:, :4])
-    np.testing.assert_allclose(episodes.actions, actions, rtol=1e-6)
+    moved, sent = push_t.finish_on_outline(states, actions.astype(np.float32), episodes.ends)
+    np.testing.assert_allclose(episodes.vectors[:, :4], moved[:, :4], rtol=1e-5)
+    np.testing.assert_allclose(episodes.actions, sent, rtol=1e-5, atol=1e-3)
     np.savez(tmp_path / 'b.npz', state=states, action=actions.astype(np.float32),
              episode_ends=episodes.ends)
     again = find_task('push_t_state').read(tmp_path / 'b.npz')
     np.testing.assert_allclose(again.vectors, episodes.vectors)
     mirrored = find_task('push_t_keypoints').read_mirrored(tmp_path / 'b.npz')
-    np.testing.assert_allclose(mirrored.vectors[:, 0], 512.0 - states[:, 1], rtol=1e-6)
+    np.testing.assert_allclose(mirrored.vectors[:, 0], 512.0 - moved[:, 1], rtol=1e-5,
+                               atol=1e-3)
 
 
 def test_bad_files_are_refused(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 # The trunk and the learning are the same for all; so are the samplers' networks.
-BACKBONE = ('head.hidden=256', 'head.layers=3', 'head.dropout=0.2', 'learning.noise=0.005')
+BACKBONE = ('head.hidden=256', 'head.layers=3', 'head.dropout=0.1', 'learning.noise=0.005')
 HEADS: dict[str, tuple[str, ...]] = {
     'mixture': ('head.components=8',),
     'deterministic': (),
@@ -92,10 +92,12 @@ class Preset:
 
 
 def heads() -> list[Trial]:
-    """Which head: one backbone, five answers."""
-    return [Trial('heads', f'cfc+{head}', head=head,
-                  ways=(Way(), *(Way(replan=n) for n in REPLANS)) if head == 'mixture'
-                  else (Way(),)) for head in HEADS]
+    """Which head: one backbone, five answers; diffusion with its usual network, too."""
+    return [*(Trial('heads', f'cfc+{head}', head=head,
+                    ways=(Way(), *(Way(replan=n) for n in REPLANS)) if head == 'mixture'
+                    else (Way(),)) for head in HEADS),
+            Trial('heads', 'cfc+diffusion U-Net', head='diffusion',
+                  settings=('head.network=unet',))]
 
 
 def cores() -> list[Trial]:
@@ -133,7 +135,7 @@ def elapsed() -> list[Trial]:
 QUESTIONS = {'heads': heads, 'fractions': fractions, 'cores': cores, 'elapsed': elapsed,
              'sizes': sizes, 'solvers': solvers}
 PRESETS = {'quick': Preset(1000, (0,), 40, ('heads',)),
-           'full': Preset(8000, (0, 1, 2), 500, tuple(QUESTIONS))}
+           'full': Preset(6000, (0, 1, 2), 500, tuple(QUESTIONS))}
 
 
 def trials(questions: tuple[str, ...]) -> list[Trial]:

@@ -92,7 +92,7 @@ def state_vector(state: np.ndarray) -> np.ndarray:
 
     tool, off = in_block(agent - block), block - _GOAL[:2]
     own, gap = in_block(off), _distance_to_block(*tool) - _TOOL
-    turn = np.mod(angle - _GOAL[2] + np.pi, 2 * np.pi) - np.pi
+    turn = _turn(angle - _GOAL[2])
     return np.concatenate((agent, block, np.stack((
         sine, cosine, *tool, *(np.tanh(value / scale) for value, scale in (
             (off[..., 0], 12.0), (off[..., 1], 12.0), (turn, 0.1),
@@ -140,6 +140,36 @@ def mirror_states(states: np.ndarray) -> np.ndarray:
 def mirror_points(points: np.ndarray) -> np.ndarray:
     """Return points `(..., 2)` [px] in the mirror of `mirror_states`."""
     return 512.0 - np.asarray(points)[..., ::-1]
+
+
+def finish_on_outline(states: np.ndarray, actions: np.ndarray,
+                      ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Return demonstrations moved so that each ends with the block on the outline exactly.
+
+    The published ones end at 77 to 90 % coverage, some pixels and degrees off: what to do from
+    there to the 95 % that count as success, nobody shows. How a tool pushes a block does not
+    depend on where on the table it happens, so an episode may be turned and shifted as a whole;
+    then it shows how to reach the place it did reach (hindsight relabelling, Andrychowicz et al.,
+    arXiv:1707.01495). The table's edge moves by as little.
+
+    :param states: as `state_vector`, `(steps, 5)`.
+    :param actions: places the tool is sent to [px], `(steps, 2)`.
+    :param ends: first step of the next episode, `(episodes,)`.
+    """
+    states, actions = (np.array(values, np.float64) for values in (states, actions))
+    for first, end in zip(np.concatenate(([0], ends[:-1])), ends, strict=True):
+        place, turn = states[end - 1, 2:4].copy(), _turn(_GOAL[2] - states[end - 1, 4])
+        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        for points in (states[first:end, :2], states[first:end, 2:4], actions[first:end]):
+            points[:] = (points - place) @ rotation.T + _GOAL[:2]
+        states[first:end, 4] += turn
+    return states, actions
+
+
+def _turn(angle: np.ndarray) -> np.ndarray:
+    """Return an angle between -pi and pi [rad]."""
+    return np.mod(angle + np.pi, 2 * np.pi) - np.pi
 
 
 def read_states(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -198,10 +228,12 @@ class PushT:
 def _task(name: str, names: tuple[str, ...], vector) -> Task:
     def read(path: Path) -> ArrayEpisodes:
         states, actions, ends = read_states(path)
-        return ArrayEpisodes(vector(states), np.asarray(actions, np.float64), ends)
+        states, actions = finish_on_outline(states, actions, ends)
+        return ArrayEpisodes(vector(states), actions, ends)
 
     def read_mirrored(path: Path) -> ArrayEpisodes:
         states, actions, ends = read_states(path)
+        states, actions = finish_on_outline(states, actions, ends)
         return ArrayEpisodes(vector(mirror_states(states)), mirror_points(actions), ends)
 
     return Task(name=name, score='coverage', steps=STEPS, interface=_interface(names),
