@@ -140,7 +140,8 @@ def load_checkpoint(path: str | Path, sha256: str = '') -> Checkpoint:
 
 
 def _refuse_other_kinds(path: Path, data: bytes) -> None:
-    if data[:1] == b'\x80' or data[:4] == b'PK\x03\x04':
+    # The first bytes of safetensors are a length, which may begin like any other file.
+    if data[8:9] != b'{' and (data[:1] == b'\x80' or data[:4] == b'PK\x03\x04'):
         raise CheckpointError(f'{path}: expected safetensors, came a pickle or zip (torch.save?); '
                               'pickles can run code and are never read: save it as a checkpoint')
     if len(data) < 8:

@@ -90,6 +90,17 @@ def test_pickle_is_refused_and_never_run(tmp_path):
     assert not Path('/tmp/liquid_policy_pickle_was_run').exists()
 
 
+def test_a_length_that_begins_like_a_pickle_is_none(checkpoint, tmp_path):
+    path = tmp_path / 'a.safetensors'
+    for note in range(0, 4096, 8):      # the header grows by 8 bytes until its length ends in 80
+        checkpoint.card['note'] = 'x' * note
+        checkpoint.save(path)
+        if path.read_bytes()[:1] == b'\x80':
+            break
+    assert path.read_bytes()[:1] == b'\x80'
+    assert load_checkpoint(path).card['note'] == 'x' * note
+
+
 def test_zip_of_torch_save_is_refused(tmp_path):
     path = tmp_path / 'a.pt'
     path.write_bytes(b'PK\x03\x04' + bytes(100))
