@@ -53,9 +53,9 @@ class StoredEpisode:
 
     def __post_init__(self):
         ticks, images = len(self.times), len(self.colors)
-        if ticks < 2 or images < 1:
-            raise ValueError(f'{self.name}: expected at least 2 ticks and 1 image, came {ticks} '
-                             f'and {images}; leave the episode out')
+        if ticks < 2:
+            raise ValueError(f'{self.name}: expected at least 2 ticks, came {ticks}; leave the '
+                             'episode out')
         for name in ('vectors', 'image_index', 'actions', 'targets'):
             if len(getattr(self, name)) != ticks:
                 raise ValueError(f'{self.name}: expected {ticks} {name}, came '

@@ -69,7 +69,8 @@ class FrameHead(nn.Module):
         # Absolute errors, so that the small ones still count: the goal is millimetres.
         where = (functional.smooth_l1_loss(error, torch.zeros_like(error), beta=0.02,
                                            reduction='none').sum() / known.sum().clamp_min(1))
-        there = functional.binary_cross_entropy_with_logits(self.present(features), known.float())
+        there = where.new_zeros(()) if not known.numel() else (
+            functional.binary_cross_entropy_with_logits(self.present(features), known.float()))
         act = functional.smooth_l1_loss(self.actions(torch.cat((features, vector), 1)), actions,
                                         beta=0.2)
         return where + 0.1 * there + 0.3 * act, {'where': where, 'there': there, 'act': act}
@@ -109,7 +110,10 @@ def fit_scaling(policy: Policy, data: Demonstrations, action_units: tuple[str, .
     def least(units: tuple[str, ...]) -> np.ndarray:
         return np.array([_LEAST.get(unit, 1e-2) for unit in units])
 
-    policy.action_scaling.fit(_some(data.actions), least(action_units))
+    moved = _some(data.actions)
+    if policy.settings.relative:
+        moved = moved - _some(data.vectors[:, policy.settings.relative])
+    policy.action_scaling.fit(moved, least(action_units))
     known = np.isfinite(data.targets).any(0)
     if known.all() and data.targets.shape[1]:
         policy.target_scaling.fit(_some(data.targets), least(target_units))
@@ -189,10 +193,11 @@ class Learner:
         made = policy.settings
         self.frame_head = FrameHead(made.feature_size, made.vector_size, made.target_size,
                                     made.action_size, tuple(where))
-        self.policy.encoder.to(memory_format=torch.channels_last)
+        if policy.encoder is not None:
+            policy.encoder.to(memory_format=torch.channels_last)
         self.safe: SafeActions | None = None        # makes actions safe before they are judged
         self.features: np.ndarray | None = None     # of all images, every second one changed
-        self.begin(STAGES[0])
+        self.begin(STAGES[0] if policy.encoder is not None else 'core')
 
     def begin(self, stage: str) -> None:
         """
@@ -204,12 +209,16 @@ class Learner:
             raise ValueError(f'stage: expected one of {STAGES}, came {stage!r}')
         self.stage, self.step_count = stage, 0
         settings, policy = self.settings, self.policy
-        encoder = [*policy.encoder.parameters(), *self.frame_head.parameters()]
+        if policy.encoder is None and stage != 'core':
+            raise ValueError(f'stage: expected core for a policy without images, came {stage!r}')
+        encoder = [] if policy.encoder is None else [
+            *policy.encoder.parameters(), *self.frame_head.parameters()]
         rest = [*policy.core.parameters(), *policy.head.parameters(),
                 *policy.estimate.parameters()]
         trained = {'frames': [(encoder, settings.frame_rate)],
                    'core': [(rest, settings.core_rate),
-                            ([*self.frame_head.parameters()], settings.core_rate)],
+                            ([] if policy.encoder is None else
+                             [*self.frame_head.parameters()], settings.core_rate)],
                    'joint': [(encoder, settings.joint_rate), (rest, 2 * settings.joint_rate)]}
         for parameter in encoder + rest:
             parameter.requires_grad_(False)
@@ -317,14 +326,18 @@ class Learner:
         vector = (torch.from_numpy(data.vectors[used]) - policy.input_scaling.center[size:]) \
             / policy.input_scaling.scale[size:]
         targets = policy.target_scaling(torch.from_numpy(data.targets[data.frame_stamped[rows]]))
-        actions = policy.action_scaling(torch.from_numpy(data.actions[used]))
+        actions = policy.action_scaling(torch.from_numpy(
+            data.actions[used] - self._origins(used)))
         return self.frame_head.loss(features, vector, targets, actions)
 
     def _window_loss(self, streams: slice) -> tuple[Tensor, dict[str, Tensor]]:
         policy, data, settings, rng = self.policy, self.data, self.settings, self._rng
         ticks, valid, fresh = (drawn[streams] for drawn in self._drawn)
         images = self._held_images(data.images[ticks], fresh)
-        if self.stage == 'core':
+        extra, parts = torch.zeros(()), {}
+        if policy.encoder is None:
+            features = torch.zeros((*ticks.shape, 0))
+        elif self.stage == 'core':
             features = self._stored_features(images)
             assert self.features is not None
             # The encoder rests, so this keeps the single-image heads fitting and does no more.
@@ -365,10 +378,18 @@ class Learner:
     def _head_losses(self, mixture, mean: Tensor, scale: Tensor, ticks: np.ndarray):
         policy, made = self.policy, self.policy.settings.head
         chunk, inside = self.data.chunks(ticks, made.horizon, made.dt)
+        chunk = chunk - self._origins(ticks)[:, None]
         nll = policy.head.loss(mixture, policy.action_scaling(torch.from_numpy(chunk)),
                                torch.from_numpy(inside), self._generator)
         targets = policy.target_scaling(torch.from_numpy(self.data.targets[ticks]))
         return nll, policy.estimate.loss(mean, scale, targets)
+
+    def _origins(self, ticks: np.ndarray) -> np.ndarray:
+        """Return what actions are told relative to, `(*ticks.shape, actions or 1)`."""
+        relative = self.policy.settings.relative
+        if not relative:
+            return np.zeros((len(ticks), 1), np.float32)
+        return self.data.vectors[ticks][:, relative]
 
     def _held_images(self, images: np.ndarray, fresh: np.ndarray) -> np.ndarray:
         """Lose some images: the one before is then held, as on the robot."""

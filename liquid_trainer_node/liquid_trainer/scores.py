@@ -41,7 +41,9 @@ def held_out_scores(policy: Policy, data: Demonstrations, features: np.ndarray,
             at = ticks[::stride]
             answer, mean, scale = policy.heads(outputs[0, ::stride], x[::stride])
             chunk, known = data.chunks(at, made.horizon, made.dt)
-            chunk = policy.action_scaling(torch.from_numpy(chunk))
+            observed = torch.from_numpy(np.concatenate(
+                (features[data.images[at]], data.vectors[at]), 1))
+            chunk = policy.action_scaling(torch.from_numpy(chunk) - policy.origin(observed))
             mixture = policy.head.distribution(answer,
                                                policy.head.draw_noise(len(at), generator))
             sums['nll'] += float(policy.head.loss(answer, chunk, torch.from_numpy(known),

@@ -22,7 +22,7 @@ from liquid_policy.checkpoint import load_checkpoint
 from liquid_policy.core_settings import ALIASES, CORES, core_settings
 from liquid_policy.export import to_checkpoint, to_policy
 from liquid_policy.features import load_published
-from liquid_policy.head_settings import HEADS, head_settings, option_values
+from liquid_policy.head_settings import HEADS, HeadSettings, head_settings, option_values
 from liquid_policy.interface import Interface, load_interface
 from liquid_policy.policy import Policy
 from liquid_policy.settings import EncoderSettings, PolicySettings
@@ -76,7 +76,7 @@ class Training:
         self.scores: dict[str, float] = {}
         self._spent = 0.0           # of the stage [s]
         self._before = 0.0          # of the stages before it [s]
-        self._first: str | None = STAGES[0]
+        self._first: str | None = STAGES[0] if policy.encoder is not None else 'core'
         self._scaled = scaled
         self._held_features: np.ndarray | None = None
         self._best: tuple[float, dict[str, torch.Tensor]] | None = None
@@ -87,6 +87,9 @@ class Training:
             index for index, unit in enumerate(interface.target_units) if unit == 'm'],
             self.group)
         if settings.safe == 'barrier':
+            if policy.settings.relative:
+                raise ValueError('safe: barrier: expected actions told as they are, came ones '
+                                 'told relative to the present position')
             if description is None or policy.settings.head.kind not in PROJECTED_HEADS:
                 raise ValueError('safe: barrier: expected a robot description and a head among '
                                  f'{", ".join(PROJECTED_HEADS)}, came {description} and '
@@ -125,9 +128,11 @@ class Training:
 
     def _limit(self, stage: str) -> float:
         """Return the stage's steps, or its time [s]."""
-        index = STAGES.index(stage)
-        steps = self.settings.steps
-        return steps[index] if steps is not None else 60.0 * self.settings.minutes[index]
+        index, steps = STAGES.index(stage), self.settings.steps
+        limits = [*steps] if steps is not None else [60.0 * part for part in self.settings.minutes]
+        if self.policy.encoder is None:     # without images there is one stage, and it has it all
+            return sum(limits) if stage == 'core' else 0.0
+        return limits[index]
 
     def _share(self, stage: str) -> float:
         """Return how much of the stage is done, 0 to 1 and above."""
@@ -215,15 +220,18 @@ class Training:
         features = self._encode_shards(show)
         size = self.policy.settings.feature_size
         never = bool((self.policy.input_scaling.scale[:size] == 1.0).all())
-        if refit and (never or not self._scaled):
+        if size and refit and (never or not self._scaled):
             fit_feature_scaling(self.policy, features)
         self.learner.features = features
         if self.group.leads and self.held:
-            self._held_features = encode_images(self.policy, self.held)
+            self._held_features = features if self.policy.encoder is None else encode_images(
+                self.policy, self.held)
 
     def _encode_shards(self, progress: Callable[[int], None]) -> np.ndarray:
         """Return the features of all images, every process having encoded its shards."""
         shards, count = self.settings.shards, self.data.image_count
+        if self.policy.encoder is None:
+            return np.zeros((1, 0), np.float32)     # one row that every tick may point to
         features = self.data.zeros((count, self.policy.settings.feature_size))
         bounds = np.linspace(0, count, shards + 1).astype(int)
         for shard in self.group.own(shards):
@@ -242,8 +250,9 @@ class Training:
         self.learner.finish()
         self.policy.eval()
         features = self._held_features
-        if stage != 'core' or features is None:
+        if self.policy.encoder is not None and (stage != 'core' or features is None):
             features = encode_images(self.policy, self.held)
+        assert features is not None         # `_prepare_features` comes before `core`
         units = self.interface.target_units
         if stage == 'frames':
             scores = frame_scores(self.policy, self.learner.frame_head, self.held, features,
@@ -332,21 +341,37 @@ def build_policy(interface: Interface, core: str, width: float = 0.5,
     :param core_options: such as `units=32`; the fields of `CoreSettings`.
     :param head: a head's name.
     :param head_options: such as `components=8`; the fields of its settings.
-    :raises ValueError: if an option is bad, or the interface has no images to learn from.
+    :raises ValueError: if an option is bad.
     """
-    images = list(interface.images.values())
-    if interface.features is None or not images:
-        raise ValueError('interface: expected images and features to learn from, came none; '
-                         'add them to the interface file')
-    encoder = EncoderSettings(width=width, size=interface.features.size, height=images[0].height,
-                              width_pixels=images[0].width)
+    encoder = None
+    if interface.features is not None:
+        image = interface.images[interface.features.images[0]]
+        encoder = EncoderSettings(width=width, size=interface.features.size, height=image.height,
+                                  width_pixels=image.width)
+    # A chunk's steps are no shorter than the control clock's.
+    period = 1.0 / interface.rate
+    options = {'dt': max(HeadSettings.dt, period)} | option_values(head_options, 'head')
     return Policy(PolicySettings(vector_size=interface.vector_size,
                                  action_size=interface.action_size,
                                  target_size=interface.target_size, encoder=encoder,
-                                 core=core_settings(core, core_options,
-                                                    unit_time=1.0 / interface.rate),
-                                 head=head_settings({**option_values(head_options, 'head'),
-                                                     'kind': head})))
+                                 core=core_settings(core, core_options, unit_time=period),
+                                 head=head_settings({**options, 'kind': head}),
+                                 relative=positions_of_actions(interface)))
+
+
+def positions_of_actions(interface: Interface) -> tuple[int, ...]:
+    """
+    Return where in the vector each action's own present value is, if every action has one.
+
+    A robot that is told positions mostly does something near where it is: actions told relative
+    to that are small, and holding still is the easiest thing to learn.
+
+    :return: columns of the observed numbers of the actions' names and units; empty if one lacks.
+    """
+    there = {pair: column for column, pair in enumerate(
+        zip(interface.vector_names, interface.vector_units, strict=True))}
+    wanted = list(zip(interface.action_names, interface.action_units, strict=True))
+    return tuple(there[pair] for pair in wanted) if all(p in there for p in wanted) else ()
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

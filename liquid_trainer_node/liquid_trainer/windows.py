@@ -77,6 +77,8 @@ class Demonstrations:
         :return: numbers of images, of ticks of first use, and of ticks of the stamps.
         """
         begin = self.bounds[index]
+        if not len(episode.image_times):        # a robot without cameras
+            return (np.empty(0, np.int64),) * 3
         values, first = np.unique(self.images[begin:self.bounds[index + 1]], return_index=True)
         taken = episode.image_times[values - self.image_bounds[index]]
         stamped = np.searchsorted(episode.times, taken - self.tick / 2)
