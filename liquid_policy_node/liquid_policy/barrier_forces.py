@@ -69,7 +69,8 @@ class ForceBounds:
             for row, body in enumerate(masses):
                 path = chain.path(body.joint)
                 arm, turning = np.zeros(model.nv), np.zeros(model.nv)
-                arm[:3], arm[3:6], turning[3:6] = 1.0, links.lengths[row].sum(), 1.0
+                if model.floating:
+                    arm[:3], arm[3:6], turning[3:6] = 1.0, links.lengths[row].sum(), 1.0
                 for place in path:
                     dof = model.dof_of(place)
                     if chain.joints[place].prismatic:
@@ -110,16 +111,13 @@ class ForceBounds:
         :param manoeuvre: of a command.
         :return: forces `(L, 2, S - 1, nv)` and bounds `(S - 1, nv)` [N m or N].
         """
-        model, pieces = self.model, len(manoeuvre.duration)
-        q = model.configuration(start + manoeuvre.offset)
-        v, a = model.velocity(manoeuvre.velocity), model.velocity(manoeuvre.acceleration)
-        forces = model.efforts(
-            np.concatenate([q[:-1], q[1:]]), np.concatenate([v[:-1], v[1:]]),
-            np.concatenate([a, a]))
+        model = self.model
+        forces = model.efforts_of_pieces(
+            model.configuration(start + manoeuvre.offset), model.velocity(manoeuvre.velocity),
+            model.velocity(manoeuvre.acceleration))
         rate = np.abs(manoeuvre.velocity[:-1]) @ self.rates
         change = np.abs(manoeuvre.acceleration) @ self.rates
-        return (forces.reshape(len(forces), 2, pieces, model.nv),
-                self.bend(rate, change, manoeuvre.duration))
+        return forces, self.bend(rate, change, manoeuvre.duration)
 
 
 def carried_rates(links: Links, chain: Chain, model: RobotModel) -> np.ndarray:
@@ -162,8 +160,10 @@ def greatest_power(force: np.ndarray, off: np.ndarray, velocity: np.ndarray) -> 
     Source: Farouki, The Bernstein polynomial basis: a centennial retrospective, CAGD 29 (2012).
     """
     sign, speed = np.sign(velocity[:-1]), np.abs(velocity)
-    first, last = force[:, 0] * sign + off, force[:, 1] * sign + off
+    towards = force * sign
+    towards += off
+    np.maximum(towards, 0.0, out=towards)
+    first, last = towards[:, 0], towards[:, 1]
     before, after = speed[:-1], speed[1:]
-    return np.maximum.reduce([
-        np.maximum(part, 0.0).sum(axis=2) for part in (
-            first * before, 0.5 * (first * after + last * before), last * after)]).max(axis=1)
+    ends = np.array([first * before, 0.5 * (first * after + last * before), last * after])
+    return np.maximum.reduce(np.maximum.reduce(np.add.reduce(ends, axis=3), axis=0), axis=1)

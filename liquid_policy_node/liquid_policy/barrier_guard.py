@@ -24,7 +24,7 @@ ISO/TS 15066, 5.5.4.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -47,6 +47,9 @@ BACKOFF = 0.1
 # Share of the tool's speed kept free: while the delay is unknown so is the posture, and with it
 # what a joint's speed does to the tool.
 POSTURE = 0.03
+# Power bends most: it is the product of a torque that changes with the command and the command.
+POWER_BACKOFF = 0.3
+POWER_BACK, SPEED_BACK = 0.01, 2e-3   # shares of the limit; at least that much
 STEP_BACK = 2e-4       # [m]; at least that much for distances, so that the search ends soon
 
 
@@ -73,7 +76,7 @@ def separation_speed(spec: SeparationSpec, distance: float) -> float:
         half + np.sqrt(half * half + 2.0 * room * spec.deceleration)))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class _Plan:
     """A command's manoeuvre in the joints."""
 
@@ -83,7 +86,7 @@ class _Plan:
     change: np.ndarray          # (S - 1, K), A'_k
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class _Path:
     """A command's manoeuvre in space; None where a quick bound has shown it to be far or slow."""
 
@@ -92,6 +95,7 @@ class _Path:
     heading: np.ndarray | None = None  # (S, 3): x, y, yaw of the base in the world
     distance: np.ndarray | None = None   # (O, S, P) [m], less the points' radii
     normal: np.ndarray | None = None     # (O, S, P, 3)
+    poses: np.ndarray | None = None      # see barrier_kinematics
     tool: np.ndarray | None = None       # (S, 3), velocity of the tool
     fastest: float = 0.0               # bound of the tool's speed [m/s]
     fastest_at: int = 0                # sample
@@ -120,8 +124,7 @@ class RobotGuard:
         self._stretch = 1.0 + settings.overshoot
         self._moves = limits.moving * self._stretch
         self._deceleration = np.where(limits.moving, limits.deceleration, 1.0)
-        self._drive = {int(column): int(entry) for column, entry in zip(
-            model.columns, model.moving, strict=True) if column < 6}
+        self._drive = {column: entry for entry, column in model.base.items()}
         points, obstacles = list(spec.points.values()), list(spec.obstacles.values())
         fixed = [place for place, item in enumerate(obstacles) if item.frame == 'robot']
         moving = [place for place, item in enumerate(obstacles) if item.frame == 'world']
@@ -198,12 +201,12 @@ class RobotGuard:
         self._moment = moment
         self._path = self._planned = self._exceeded = None
         late = feedback.age + self.settings.delay
-        recent = moment.recent.mean(axis=0)
-        ahead = np.where(limits.moving, recent * late, 0.0)
-        known = np.where(limits.joint, feedback.position, 0.0)
-        self._start = known + np.where(limits.joint, ahead, 0.0)
-        pose = np.zeros(3) if feedback.base is None else feedback.base
-        self._pose = self._drive_on(pose, ahead[None])[0][0]
+        recent = moment.recent
+        ahead = (recent[0] if len(recent) == 1 else recent.mean(axis=0)) * late
+        self._start = np.where(limits.joint, feedback.position + ahead, 0.0)
+        self._pose = np.zeros(3) if feedback.base is None else feedback.base
+        if self._drive:
+            self._pose = self._drive_on(self._pose, ahead[None])[0][0]
         self._allowed = np.inf if self.spec.tool_speed is None else self.spec.tool_speed
         if self.spec.separation is not None:
             self._allowed = min(self._allowed, separation_speed(
@@ -257,18 +260,24 @@ class RobotGuard:
             far, slow = self._far(plan), self._slow(plan)
             if far is not None and slow is not None:
                 self._path = _Path(far, fastest=slow)
-            else:
-                points, tool = self.model.chain.follow(
-                    self._start + plan.manoeuvre.offset, plan.manoeuvre.velocity)
-                fastest, at = (slow, 0) if slow is not None else fastest_between(
+                return self._path
+            manoeuvre, chain = plan.manoeuvre, self.model.chain
+            poses = chain.poses(self._start + manoeuvre.offset)
+            if slow is None:
+                tool = chain.last_velocity(poses, manoeuvre.velocity)
+                fastest, at = fastest_between(
                     np.sqrt((tool * tool).sum(axis=1)), plan.rate, plan.change,
-                    plan.manoeuvre.duration, self._links.lengths[-1])
-                if far is not None:
-                    self._path = _Path(far, tool=tool, fastest=fastest, fastest_at=at)
-                else:
-                    self._path = self._measure(
-                        points[:len(self._radius)].transpose(1, 0, 2), plan,
-                        _Path(np.zeros(0), tool=tool, fastest=fastest, fastest_at=at))
+                    manoeuvre.duration, self._links.lengths[-1])
+                known = _Path(
+                    _NOTHING, poses=poses, tool=tool, fastest=fastest, fastest_at=at)
+            else:
+                known = _Path(_NOTHING, fastest=slow)
+            if far is not None:
+                known.room = far
+            else:
+                self._measure(
+                    chain.places(poses)[:len(self._radius)].transpose(1, 0, 2), plan, known)
+            self._path = known
         return self._path
 
     def _slow(self, plan: _Plan) -> float | None:
@@ -303,8 +312,8 @@ class RobotGuard:
         room = clearance - moved - self.spec.distance_margin + self._keep
         return room if (room > 0.0).all() else None
 
-    def _measure(self, points: np.ndarray, plan: _Plan, known: _Path) -> _Path:
-        """Distances of the points `(S, P, 3)` along their way."""
+    def _measure(self, points: np.ndarray, plan: _Plan, path: _Path) -> None:
+        """Find the distances of the points `(S, P, 3)` along their way."""
         manoeuvre, (samples, count) = plan.manoeuvre, points.shape[:2]
         heading = np.zeros((samples, 3))
         distance = np.empty((self._obstacles, samples, count))
@@ -330,9 +339,9 @@ class RobotGuard:
         self._anchor = (self._start, self._pose, distance[:, 0])
         # What is too near already may stay there, not come nearer.
         least = np.minimum(distance[:, 0], self.spec.distance_margin) - self._keep
-        pieces = lowest - (self._radius + least)[:, None]
-        return replace(known, room=pieces.min(axis=1), pieces=pieces, heading=heading,
-                       distance=distance, normal=normal)
+        path.pieces = lowest - (self._radius + least)[:, None]
+        path.room, path.heading = path.pieces.min(axis=1), heading
+        path.distance, path.normal = distance, normal
 
     def excess(self, command: np.ndarray) -> np.ndarray:
         """
@@ -437,11 +446,18 @@ class RobotGuard:
         speed = math.sqrt(velocity @ velocity)
         if speed < 1e-9:
             return
-        changing = plan.manoeuvre.moving[sample] * (self._stretch * (1.0 + POSTURE) / speed)
-        gradient = (velocity @ self._jacobian(plan, sample, -1)) * changing
+        manoeuvre = plan.manoeuvre
+        assert path.poses is not None
+        by_velocity, by_position = self.model.chain.speed_slopes(
+            path.poses, sample, manoeuvre.velocity[sample], velocity / speed)
+        if sample > 1:
+            by_velocity *= manoeuvre.moving[sample - 1]   # what stands stays so
+        gradient = by_velocity + by_position * manoeuvre.gain[sample]
+        gradient *= self._moves * (1.0 + POSTURE)
         matrix[row] = gradient
         left = self._allowed * (1.0 - EDGE) - path.fastest * (1.0 + POSTURE)
-        high[row] = left - BACKOFF * max(-left, 0.0) + gradient @ reference
+        back = BACKOFF * -left + SPEED_BACK * self._allowed if left < 0.0 else 0.0
+        high[row] = left - back + gradient @ reference
 
     # Limits of the command itself.
 
@@ -494,9 +510,10 @@ class RobotGuard:
         power = np.maximum(work, 0.0).sum(axis=1)
         edges = len(self._edges)
         # a command that is refused anyway need not be followed into its braking
+        self._held_counts = np.zeros(len(excess), dtype=bool)
         later = None if refused or (excess > 0.0).any() else self._braking(plan)
         if later is not None:
-            excess = np.maximum(excess, later[:, :-1])
+            excess = np.maximum(excess, later[:, :excess.shape[1]])
         parts = [excess]
         if edges:
             edge, end = self._edges, model.configuration(
@@ -505,6 +522,7 @@ class RobotGuard:
                 edge[:, :2] @ center[:2] - edge[:, 2] for center in model.balance(end)]))
         if self.spec.power:
             if later is not None:
+                self._held_counts = later[:, -1] > power
                 power = np.maximum(power, later[:, -1])
             parts.append(power[:, None] - self.spec.power)
         return np.concatenate(parts, axis=1).ravel()
@@ -513,27 +531,28 @@ class RobotGuard:
         """
         Excess of torques and tipping and total power while held, braked and at rest.
 
-        :return: `(L, torques + edges + 1)`.
+        :return: `(L, torques + edges)`, and power behind them if it is limited.
         """
         model, manoeuvre = self.model, plan.manoeuvre
         assert self._forces is not None
         forces, off = self._forces.along(self._start, manoeuvre)
+        self._held = forces[:, 0, 0, model.dofs]
         rest = model.gravity(self._start + manoeuvre.offset[-1])
-        dofs = model.dofs[self._torque_rows]
-        effort = self._effort[self._torque_rows]
-        torque = np.maximum(
-            (np.abs(forces[..., dofs]).max(axis=1) + off[:, dofs]).max(axis=1),
-            np.abs(rest[:, dofs])) - effort
+        dofs, effort = self._torque_dofs, self._effort[self._torque_rows]
+        size = np.maximum.reduce(np.abs(forces), axis=1)   # at the greater end of each piece
+        size += off
+        torque = np.maximum(np.maximum.reduce(size, axis=1), np.abs(rest))[:, dofs] - effort
         parts = [torque]
         if len(self._edges):
             tipping = self._tipping
             parts.append(np.maximum(
                 ((forces[..., :6] @ tipping.T).max(axis=1)
                  + off[:, :6] @ np.abs(tipping).T).max(axis=1), rest[:, :6] @ tipping.T))
-        power = greatest_power(
-            forces[..., model.dofs], off[:, model.dofs],
-            manoeuvre.velocity[:, model.entries])
-        return np.concatenate([*parts, power[:, None]], axis=1)
+        if self.spec.power:
+            parts.append(greatest_power(
+                forces[..., model.dofs], off[:, model.dofs],
+                manoeuvre.velocity[:, model.entries])[:, None])
+        return np.concatenate(parts, axis=1)
 
     def _standing_rows(
         self, reference: np.ndarray, place: int, matrix: np.ndarray, high: np.ndarray,
@@ -552,15 +571,22 @@ class RobotGuard:
         self, reference: np.ndarray, place: int, matrix: np.ndarray, high: np.ndarray, row: int,
         excess: float,
     ) -> None:
-        """Power, with the slope of the command's own, linear about the reference."""
+        """Power of the command itself or of holding it, linear about the reference."""
         entries, loads = self.model.entries, self._loads
         torque = loads.torque[place] @ reference + loads.rest[place]
         speed = reference[entries]
-        working = torque * speed > 0.0
-        gradient = (speed * working) @ loads.torque[place]
-        gradient[entries] += torque * working
+        if self._held_counts[place]:   # not speeding up, but the speed itself
+            torque = self._held[place]
+            gradient = np.zeros(self._size)
+            gradient[entries] = torque * (torque * speed > 0.0)
+        else:
+            working = torque * speed > 0.0
+            gradient = (speed * working) @ loads.torque[place]
+            gradient[entries] += torque * working
         matrix[row] = gradient
-        high[row] = gradient @ reference - excess - BACKOFF * max(excess, 0.0)
+        allowed = self.spec.power or 0.0
+        back = POWER_BACKOFF * excess + POWER_BACK * allowed if excess > 0.0 else 0.0
+        high[row] = gradient @ reference - excess - back
 
 
 _NOTHING = np.zeros(0)

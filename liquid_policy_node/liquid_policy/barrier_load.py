@@ -63,7 +63,8 @@ def make_guard(
         ) from error
     from liquid_policy.barrier_guard import RobotGuard
     model = RobotModel(
-        urdf, limits.names, limits.joint, spec.points, spec.tool, spec.payload, base)
+        urdf, limits.names, limits.joint, spec.points, spec.tool, spec.payload, base,
+        floating=bool(base) or spec.tip_margin is not None)
     if spec.torque:
         check_holding(spec, limits, model)
     support = support_polygon(urdf) if spec.tip_margin is not None else None

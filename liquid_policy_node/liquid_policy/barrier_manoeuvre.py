@@ -23,10 +23,10 @@ from dataclasses import dataclass
 import numpy as np
 
 # Of the longest braking time, sampled besides the instants at which an entry comes to rest.
-SHARES = np.array([0.0, 0.125, 0.25, 0.5, 0.75])
+SHARES = np.array([0.0, 0.25, 0.5])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Manoeuvre:
     """
     A command held and then braked, by S samples: the beginning, the end of the hold, the braking.
@@ -34,7 +34,7 @@ class Manoeuvre:
     :param offset: way from where the command takes effect, `(S, A)`.
     :param velocity: of each entry, `(S, A)`.
     :param gain: change of `offset` with the command, entry by entry, `(S, A)` [s].
-    :param moving: whether the velocity still changes with the command, `(S, A)` bool.
+    :param moving: whether an entry still moves, at the samples of the braking, `(S - 1, A)` bool.
     :param acceleration: on each piece between two samples, `(S - 1, A)`.
     :param duration: of the pieces, `(S - 1,)` [s].
     """
@@ -59,25 +59,26 @@ def hold_and_brake(
     :return: its samples: beginning, end of hold, then `SHARES` of the braking time and the
         instants at which entries come to rest, in their order; `len(SHARES) + A + 1` of them.
     """
-    stop = np.abs(command) / deceleration
-    knots = np.concatenate([SHARES * stop.max(), stop])
+    signed = np.copysign(deceleration, command)
+    stop = command / signed
+    knots = np.concatenate([SHARES * np.maximum.reduce(stop), stop])
     knots.sort()
     count, size = len(knots) + 1, len(command)
-    signed = np.copysign(deceleration, command)
     time = np.minimum(knots[:, None], stop)
     lost = signed * time
-    offset, velocity, gain = np.zeros((count, size)), np.empty((count, size)), np.zeros(
-        (count, size))
+    offset, velocity, gain = np.empty((3, count, size))
+    gain[0] = offset[0] = 0.0
     np.add(time, period, out=gain[1:])
     np.multiply(gain[1:], command, out=offset[1:])
-    offset[1:] -= 0.5 * (lost * time)
+    time *= lost
+    time *= 0.5
+    offset[1:] -= time
     velocity[0] = command
     np.subtract(command, lost, out=velocity[1:])
-    moving = np.empty((count, size), dtype=bool)
-    np.less(knots[:, None], stop, out=moving[1:])
-    acceleration = np.zeros((count - 1, size))
-    np.multiply(moving[1:-1], -signed, out=acceleration[1:])
-    moving[:2] = True
+    moving = knots[:, None] < stop
+    acceleration = np.empty((count - 1, size))
+    acceleration[0] = 0.0
+    np.multiply(moving[:-1], -signed, out=acceleration[1:])
     duration = np.empty(count - 1)
     duration[0] = period
     np.subtract(knots[1:], knots[:-1], out=duration[1:])

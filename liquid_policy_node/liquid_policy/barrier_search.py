@@ -29,7 +29,7 @@ from liquid_policy.barrier_rows import Guard, LinearConstraints, Moment, tighten
 from liquid_policy.limits import Limits
 
 ROUNDS = 3          # quadratic programmes per call, at most
-SHARES = (0.5, 0.25, 0.0625)   # of the way from braking to the last candidate, tried at last
+SHARES = (0.9, 0.6, 0.25, 0.0625)   # of the way from braking to the last candidate, tried at last
 TOLERANCE = 1e-6    # excess that counts as rounding, in the limit's own unit
 
 

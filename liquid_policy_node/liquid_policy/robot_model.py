@@ -1,9 +1,9 @@
 """
 Where the robot's points are, how fast, and which torques and ground forces a motion needs.
 
-A thin layer over Pinocchio. The base hangs on a free joint, so that the forces between robot and
-floor come out of the same inverse dynamics as the joint torques; joints without an action (wheels)
-are locked. Everything is expressed in the root link's frame, REP 103.
+A thin layer over Pinocchio. The base may hang on a free joint, so that the forces between robot
+and floor come out of the same inverse dynamics as the joint torques; joints without an action
+(wheels) are locked. Everything is expressed in the root link's frame, REP 103.
 
 Source: Featherstone, Rigid Body Dynamics Algorithms (2008), for the recursive Newton-Euler and
 composite-rigid-body algorithms; Carpentier et al., The Pinocchio C++ library, SII 2019.
@@ -70,6 +70,7 @@ class RobotModel:
         self, urdf: str, names: Sequence[str], joint: np.ndarray,
         points: Mapping[str, PointSpec] | None = None, tool: str | None = None,
         payload: tuple[float, ...] = (0.0, 0.0), base: Mapping[int, int] | None = None,
+        floating: bool = True,
     ) -> None:
         """
         Read the URDF.
@@ -81,20 +82,26 @@ class RobotModel:
         :param tool: frame that carries the payload.
         :param payload: lightest and heaviest load [kg].
         :param base: place among the base's velocities by action entry; see `base_entries`.
+        :param floating: whether the root link hangs on a free joint, for the forces between
+            robot and floor; False: it is fixed, which is quicker. A driving base floats.
         :raises LimitsError: for joints or frames the URDF does not have.
         """
         import pinocchio
         self._pin = pinocchio
         try:
-            whole = pinocchio.buildModelFromXML(urdf, pinocchio.JointModelFreeFlyer())
+            whole = pinocchio.buildModelFromXML(
+                urdf, pinocchio.JointModelFreeFlyer()) if floating else \
+                pinocchio.buildModelFromXML(urdf)
         except Exception as error:  # noqa: BLE001 - urdfdom's errors come as several kinds
             raise LimitsError(f'robot description: Pinocchio cannot read it: {error}') from error
+        self.floating = floating
+        self._first = 2 if floating else 1   # the first joint that is no root
         used = {name for name, is_joint in zip(names, joint, strict=True) if is_joint}
         missing = used - set(whole.names)
         if missing:
             raise LimitsError(f'the URDF has no joint {", ".join(sorted(missing))}')
         locked = [index for index, name in enumerate(whole.names)
-                  if index > 1 and name not in used]
+                  if index >= self._first and name not in used]
         model = pinocchio.buildReducedModel(whole, locked, pinocchio.neutral(whole))
         self.entries = np.flatnonzero(joint)
         joints = [model.joints[model.getJointId(names[int(entry)])] for entry in self.entries]
@@ -150,33 +157,33 @@ class RobotModel:
         """The same joints and points for `barrier_kinematics`; the tool comes last."""
         model, data, pin = self._model, self._data, self._pin
         turned = self._rest.copy()
-        turned[7:] = 1.0
+        turned[7 if self.floating else 0:] = 1.0
         pin.forwardKinematics(model, data, turned)
         joints = []
-        for index in range(2, model.njoints):
+        for index in range(self._first, model.njoints):
             moved = pin.log6(model.jointPlacements[index].actInv(data.liMi[index]))
             slides = float(np.linalg.norm(moved.angular)) < 0.5
             column = model.joints[index].idx_q
             reach = max(abs(model.lowerPositionLimit[column]),
                         abs(model.upperPositionLimit[column]))
             joints.append(Joint(
-                list(names).index(model.names[index]), model.parents[index] - 2,
+                list(names).index(model.names[index]), model.parents[index] - self._first,
                 model.jointPlacements[index].homogeneous.copy(),
                 np.array(moved.linear if slides else moved.angular), slides,
                 (float(reach) or np.inf) if slides else 0.0))
         frames = [*self._point_frames, *([] if self._tool_frame is None else [self._tool_frame])]
         return Chain(tuple(joints), tuple(
-            Attached(model.frames[frame].parentJoint - 2,
+            Attached(model.frames[frame].parentJoint - self._first,
                      model.frames[frame].placement.translation.copy()) for frame in frames))
 
     def dof_of(self, place: int) -> int:
         """Place among the model's velocities of one of the chain's joints."""
-        return int(self._model.joints[place + 2].idx_v)
+        return int(self._model.joints[place + self._first].idx_v)
 
     def bodies(self) -> list[list[Body]]:
         """Weights of all links, for the lightest and the heaviest payload."""
         return [[
-            Body(index - 2, float(model.inertias[index].mass),
+            Body(index - self._first, float(model.inertias[index].mass),
                  model.inertias[index].lever.copy(),
                  float(np.linalg.eigvalsh(model.inertias[index].inertia)[-1]))
             for index in range(1, model.njoints)] for model, _ in self._loaded]
@@ -255,8 +262,8 @@ class RobotModel:
 
         :param position: of every action entry, `(A,)`.
         :param command: speed of every action entry, `(A,)`.
-        :return: for each payload M `(L, nv, nv)` and h `(L, nv)`; the first six rows are force [N]
-            and moment [N m] of the floor on the robot, in the root's frame.
+        :return: for each payload M `(L, nv, nv)` and h `(L, nv)`; of a floating robot the first
+            six rows are force [N] and moment [N m] of the floor on it, in the root's frame.
         """
         pin, count = self._pin, len(self._loaded)
         inertia, bias = np.empty((count, self.nv, self.nv)), np.empty((count, self.nv))
@@ -296,6 +303,28 @@ class RobotModel:
                 forces[place, sample] = rnea(
                     model, data, configurations[sample], velocities[sample],
                     accelerations[sample])
+        return forces
+
+    def efforts_of_pieces(
+        self, configurations: np.ndarray, velocities: np.ndarray, accelerations: np.ndarray,
+    ) -> np.ndarray:
+        """
+        Forces at both ends of pieces with constant accelerations, for each payload.
+
+        :param configurations: at the N + 1 ends, `(N + 1, nq)`.
+        :param velocities: likewise, `(N + 1, nv)`.
+        :param accelerations: of the pieces, `(N, nv)`.
+        :return: at the beginning and the end of each piece, `(payloads, 2, N, nv)`.
+        """
+        rnea, pieces = self._pin.rnea, len(accelerations)
+        forces = np.empty((len(self._loaded), 2, pieces, self.nv))
+        states = list(zip(configurations, velocities, strict=True))
+        for place, (model, data) in enumerate(self._loaded):
+            begin, end = forces[place]
+            for piece in range(pieces):
+                acceleration = accelerations[piece]
+                begin[piece] = rnea(model, data, *states[piece], acceleration)
+                end[piece] = rnea(model, data, *states[piece + 1], acceleration)
         return forces
 
     def balance(self, configuration: np.ndarray) -> list[np.ndarray]:

@@ -169,13 +169,16 @@ def test_rows_agree_with_finite_differences(seed):
         (guard.excess(command + step) - guard.excess(command - step)) / 2e-5
         for step in 1e-5 * np.eye(JOINTS)]).T
     for place, index in enumerate(power):  # of the command's own power, exactly
+        if guard._held_counts[place]:
+            continue   # holding the speed needs more than changing it: another row
+
         def power_of(command, place=place, loads=guard._loads):
             return np.maximum(
                 (loads.torque[place] @ command + loads.rest[place]) * command, 0.0).sum()
         slope = [(power_of(command + step) - power_of(command - step)) / 2e-5
                  for step in 1e-5 * np.eye(JOINTS)]
         assert rows.matrix[index] == pytest.approx(slope, rel=1e-4, abs=1e-3)
-    # of the tool the worst sample's speed; how its jacobian changes along the way is left out
+    # of the tool the worst sample's speed, samples at shares of the longest braking left out
     path = guard._follow(command)
     if path.tool is not None:
         sample = path.fastest_at
@@ -184,7 +187,7 @@ def test_rows_agree_with_finite_differences(seed):
             return 1.03 * np.linalg.norm(guard._follow(command).tool[sample])
         slope = [(speed_at(command + step) - speed_at(command - step)) / 2e-5
                  for step in 1e-5 * np.eye(JOINTS)]
-        assert rows.matrix[speed] == pytest.approx(slope, abs=0.25)
+        assert rows.matrix[speed] == pytest.approx(slope, abs=1e-5)
     # of two samples the lower one is taken and the braking time is kept
     for index, name in enumerate(guard.names):
         if name.startswith('distance') and rows.excess[index] > -0.25 \
