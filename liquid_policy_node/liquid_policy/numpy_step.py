@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from liquid_policy.checkpoint import Checkpoint, CheckpointError
@@ -16,26 +14,6 @@ _LEAST_OF_TARGETS = 0.02
 # Beyond it float32 has no exp, and a softplus is the number itself long before.
 _LARGEST = np.array(80.0, np.float32)
 _ONE = np.array(1.0, np.float32)
-
-
-class Answer(NamedTuple):
-    """
-    One step's answer, in physical units; new memory at every step.
-
-    :param state: next state, `(state_size,)`.
-    :param weights: of the components, `(components,)`.
-    :param means: `(components, horizon, actions)`.
-    :param scales: as `means`.
-    :param estimate_mean: `(targets,)`.
-    :param estimate_scale: `(targets,)`.
-    """
-
-    state: np.ndarray
-    weights: np.ndarray
-    means: np.ndarray
-    scales: np.ndarray
-    estimate_mean: np.ndarray
-    estimate_scale: np.ndarray
 
 
 class NumpyStep:
@@ -172,8 +150,14 @@ class NumpyStep:
         self._core.advance(state, elapsed / self._unit_time, after)
         return after
 
-    def step(self, elapsed: float, state: np.ndarray) -> Answer:
-        """Return the next state and what to do; as `observe`."""
+    def step(self, elapsed: float, state: np.ndarray) -> tuple[np.ndarray, ...]:
+        """
+        Return the next state and what to do, in new memory; as `observe`.
+
+        :return: next state `(state_size,)`; in physical units the weights `(components,)`, means
+            and scales `(components, horizon, actions)`, and the targets' mean and scale
+            `(targets,)`.
+        """
         after = self.observe(elapsed, state)
         self._first.dot(self._seen, self._sums)
         np.tanh(self._sums, self._gates)
@@ -194,8 +178,8 @@ class NumpyStep:
         if len(self._relative):
             chunk += self.observed[self._relative]
         mean, deviation = self._estimates
-        return Answer(after, self._weights.copy(), chunk, self._spread.copy(), mean.copy(),
-                      deviation.copy())
+        return (after, self._weights.copy(), chunk, self._spread.copy(), mean.copy(),
+                deviation.copy())
 
     def _normalise(self) -> None:
         """Make the weights sum to 1."""

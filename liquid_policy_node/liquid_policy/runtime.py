@@ -14,6 +14,7 @@ from liquid_policy.onnx_graph import OnnxGraph, OnnxStep
 from liquid_policy.settings import PolicySettings
 
 ENGINES = ('auto', 'numpy', 'onnx')
+_INPUTS = 'features', 'vector', 'state'
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,11 @@ class PolicyRuntime:
         self.engine = 'onnx' if written is None else 'numpy'
         self._step = OnnxStep(checkpoint, threads) if written is None else written
         self.state_size, self.horizon = self._step.state_size, self._step.horizon
-        self._observed, self._features = self._step.observed, PolicySettings.from_dict(
-            checkpoint.settings).feature_size
-        self._nothing = np.zeros(max(len(self._observed), self.state_size), np.float32)
+        observed = self._step.observed
+        count = PolicySettings.from_dict(checkpoint.settings).feature_size
+        self._observed, self._parts = observed, (observed[:count], observed[count:])
+        self._shapes = (count,), (len(observed) - count,), (self.state_size,)
+        self._nothing = np.zeros(len(observed), np.float32), np.zeros(self.state_size, np.float32)
         self.seed(seed)
 
     @property
@@ -136,33 +139,32 @@ class PolicyRuntime:
         :raises ValueError: if a shape is wrong, a number is not finite or time ran backwards.
         """
         state = self._feed(features, vector, elapsed, state)
-        after, *answer = self._step.step(elapsed, state)
-        return after, Distribution(*answer)
+        answer = self._step.step(elapsed, state)
+        return answer[0], Distribution(*answer[1:])
 
     def _feed(self, features: np.ndarray, vector: np.ndarray, elapsed: float,
               state: np.ndarray) -> np.ndarray:
         """Check all inputs and hand over what was observed; return the state as an array."""
         if not (math.isfinite(elapsed) and elapsed >= 0.0):
             raise ValueError(f'elapsed: expected a finite time of at least 0 s, came {elapsed}')
-        observed, count = self._observed, self._features
-        given = (('features', np.asarray(features), (count,)),
-                 ('vector', np.asarray(vector), (len(observed) - count,)),
-                 ('state', np.asarray(state, np.float32), (self.state_size,)))
-        for name, value, shape in given:
+        given = np.asarray(features), np.asarray(vector), np.asarray(state, np.float32)
+        if (given[0].shape, given[1].shape, given[2].shape) != self._shapes:
+            self._refuse_shapes(given)
+        self._parts[0][:], self._parts[1][:] = given[:2]
+        # NaN and infinity survive being multiplied by 0: the cheapest test of many numbers.
+        if not math.isfinite(self._observed.dot(self._nothing[0])
+                             + given[2].dot(self._nothing[1])):
+            name = next((name for name, value in zip(_INPUTS, given, strict=True)
+                         if not np.isfinite(value).all()), 'inputs')
+            raise ValueError(f'{name}: expected finite numbers, came NaN or infinity')
+        return given[2]
+
+    def _refuse_shapes(self, given: tuple[np.ndarray, ...]) -> None:
+        for name, value, shape in zip(_INPUTS, given, self._shapes, strict=True):
             if value.shape != shape:
                 raise ValueError(
                     f'features: expected none, this policy has no images; came {value.size}'
                     if shape == (0,) else f'{name}: expected shape {shape}, came {value.shape}')
-        observed[:count], observed[count:] = given[0][1], given[1][1]
-        state = given[2][1]
-        # NaN and infinity survive being multiplied by 0: the cheapest test of many numbers.
-        nothing = self._nothing
-        if not math.isfinite(observed.dot(nothing[:len(observed)])
-                             + state.dot(nothing[:len(state)])):
-            for name, value, _ in given:
-                if not np.isfinite(value).all():
-                    raise ValueError(f'{name}: expected finite numbers, came NaN or infinity')
-        return state
 
 
 def chunk_time(checkpoint: Checkpoint) -> float:
@@ -237,7 +239,7 @@ class ModeKeeper:
         past = int(round(age / self._dt))
         # Most often no other component is heavy enough to be kept.
         if self._plan is not None and past < len(self._plan) \
-                and sum(weight >= least for weight in weights) > 1:
+                and len(weights) > 1 and sorted(weights)[-2] >= least:
             rest = self._plan[past:]
             ahead = distribution.means[:, :len(rest)]
             # In standard deviations, so that rad/s, suction and m/s weigh alike.

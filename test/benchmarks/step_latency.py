@@ -1,52 +1,77 @@
 """
-How long do one image and one policy step take, next to the cells that others use?
+How long do one image and one policy step take, next to what others use?
 
 Everything runs in turn, block by block, on one thread of one process, so that all see the same
-machine. The exported step holds normalisation, core, mixture head and estimate; the cells of
-ncps are the bare cell, 140 numbers to 64 units, without a head. Cores have 64
-units where a task names no other number. Run it as
+machine. A step of ours is what a node does for a tick: normalisation, core, mixture head,
+estimate, checks and the choice of a plan. Its peers, in torch as published:
+
+* `ncps-cfc`, `ncps-ltc`: the bare cell of ncps, 140 numbers to 64 units, nothing else.
+* `ncps-cfc+mixture`, `ncps-ltc+mixture`: the cell with our normalisation and heads around it.
+* `torch-eager`: our own policy in torch.
+* `torchdiffeq-window-...`: the published recipe of a continuous-time policy: at every decision
+  the last 100 inputs are integrated anew by torchdiffeq, here with our head behind it.
+
+Cores have 64 units where a task names no other number. Run it as
 `docker/in_environment.sh python3 test/benchmarks/step_latency.py`; `--checkpoint` measures a
-trained policy in place of untrained ones of every core.
+trained policy beside the untrained ones.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
+import gc
 import platform
-import subprocess
-import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
+from measuring import (
+    REPOSITORY,
+    about,
+    arguments,
+    in_turn,
+    keep,
+    latency_rows,
+    show,
+    speedup_row,
+)
+from torch import Tensor, nn
 
 from liquid_policy.checkpoint import Checkpoint, load_checkpoint
 from liquid_policy.core_settings import ALIASES
-from liquid_policy.export import to_checkpoint
+from liquid_policy.export import to_checkpoint, to_policy
 from liquid_policy.interface import load_interface
+from liquid_policy.policy import Policy
 from liquid_policy.runtime import EncoderRuntime, ModeKeeper, PolicyRuntime
-from liquid_policy.settings import CORES, PolicySettings
-from liquid_trainer.train import build_policy
+from liquid_policy.settings import CORES, CoreSettings, EncoderSettings, PolicySettings
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-RESULTS = Path(__file__).parent / 'results' / 'step_latency.jsonl'
-INPUTS, UNITS = 140, 64
-# Beside every core as it is: other sizes and solvers, by core and its options.
-VARIANTS = [('cfc', ['units=32']), ('cfc', ['units=128']), ('cfc', ['units=19', 'wiring=ncp']),
-            ('ode', ['units=32']), ('ode', ['units=128']), ('ode', ['solver=euler'])]
+INPUTS, UNITS, WINDOW = 140, 64, 100
+SOLVERS, SIZES = ('euler', 'rk4', 'dopri5'), (32, 64, 128)
+INTERFACE = load_interface(REPOSITORY / 'config' / 'manipulator.interface.yaml')
+Step = Callable[[], None]
 
 
-def step_of(checkpoint: Checkpoint) -> Callable[[], None]:
-    """Return a function that takes one step of the exported policy and chooses a plan."""
-    runtime, keeper = PolicyRuntime(checkpoint), ModeKeeper.of(checkpoint)
+def make_policy(core: CoreSettings) -> Policy:
+    """Return an untrained policy of the manipulator; the encoder is not asked here."""
+    torch.manual_seed(0)
+    return Policy(PolicySettings(encoder=EncoderSettings(width=0.1), core=core)).eval()
+
+
+def packed(policy: Policy, exported: bool) -> Checkpoint:
+    """Return a checkpoint; exported graphs only where they are needed."""
+    if exported:
+        return to_checkpoint(policy, INTERFACE, policy.settings.name)
+    weights = {name: value.numpy() for name, value in policy.state_dict().items()}
+    return Checkpoint(policy.settings.name, policy.settings.to_dict(), INTERFACE, weights=weights)
+
+
+def step_of(checkpoint: Checkpoint, engine: str = 'auto') -> Step:
+    """Return a function that takes one step at run time and chooses a plan."""
+    runtime, keeper = PolicyRuntime(checkpoint, engine=engine), ModeKeeper.of(checkpoint)
     rng = np.random.default_rng(0)
-    features = rng.normal(size=checkpoint.interface.features.size).astype(np.float32)
-    vector = rng.normal(size=checkpoint.interface.vector_size).astype(np.float32)
+    features = rng.normal(size=INPUTS - 12).astype(np.float32)
+    vector = rng.normal(size=12).astype(np.float32)
     state = runtime.initial_state()
 
     def step() -> None:
@@ -57,29 +82,36 @@ def step_of(checkpoint: Checkpoint) -> Callable[[], None]:
     return step
 
 
-def label(checkpoint: Checkpoint) -> str:
-    """Return a policy's name, followed by its units where they are not the usual ones."""
-    settings = PolicySettings.from_dict(checkpoint.settings)
-    units = settings.core.units
-    return settings.name if units == UNITS else f'{settings.name} {units}'
+def eager(policy: nn.Module, state: Tensor) -> Step:
+    """Return a step of a policy in torch."""
+    seen, elapsed = torch.randn(1, INPUTS), torch.full((1, 1), 0.01)
+
+    def step() -> None:
+        with torch.inference_mode():
+            policy.step(seen, elapsed, state)
+
+    return step
 
 
-def encoder_of(checkpoint: Checkpoint) -> Callable[[], None]:
-    """Return a function that encodes one image."""
-    runtime = EncoderRuntime(checkpoint)
-    rng = np.random.default_rng(0)
-    image = next(iter(checkpoint.interface.images.values()))
-    color = rng.integers(0, 256, (image.height, image.width, 3), dtype=np.uint8)
-    depth = rng.uniform(0.5, 2.0, color.shape[:2]).astype(np.float32)
+class Headed(nn.Module):
+    """Our normalisation and heads around another core, as a policy is."""
 
-    def encode() -> None:
-        runtime.encode(color, depth)
+    def __init__(self, core: Callable[[Tensor, Tensor, Tensor], Tensor]):
+        super().__init__()
+        self.policy = make_policy(CoreSettings(units=UNITS))
+        self.core = core
 
-    return encode
+    def step(self, seen: Tensor, elapsed: Tensor, state: Tensor) -> tuple:
+        """Return the next state and the answer."""
+        policy = self.policy
+        x = policy.normalise(seen)
+        state = self.core(x, elapsed, state)
+        answer, mean, scale = policy.heads(state[:, :UNITS], x)
+        return state, policy.physical(policy.head.distribution(answer), mean, scale)
 
 
-def cells() -> dict[str, Callable[[], None]]:
-    """Return one step of ncps's cells, where ncps is installed."""
+def ncps_cells() -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
+    """Return ncps's cells as functions of input, elapsed time and state; none without ncps."""
     try:
         from ncps.torch import CfCCell, LTCCell
         from ncps.wirings import FullyConnected
@@ -88,90 +120,171 @@ def cells() -> dict[str, Callable[[], None]]:
     torch.manual_seed(0)
     cfc = CfCCell(INPUTS, UNITS, backbone_units=128, backbone_layers=1)
     ltc = LTCCell(FullyConnected(UNITS), INPUTS)
-    x, elapsed, state = torch.randn(1, INPUTS), torch.full((1, 1), 0.01), torch.zeros(1, UNITS)
-
-    def run(cell: torch.nn.Module) -> Callable[[], None]:
-        def step() -> None:
-            with torch.inference_mode():
-                cell(x, state, elapsed)
-        return step
-
-    return {'ncps-cfc': run(cfc), 'ncps-ltc': run(ltc)}
+    return {'ncps-cfc': lambda x, elapsed, state: cfc(x, state, elapsed)[1],
+            'ncps-ltc': lambda x, elapsed, state: ltc(x, state, elapsed)[1]}
 
 
-def measure(functions: dict[str, Callable[[], None]], count: int) -> dict[str, np.ndarray]:
-    """Return each function's times [s], taken in turn in blocks of 50 calls."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
-        for _ in range(50):
-            function()
-    while len(next(iter(times.values()))) < count:
-        for name, function in functions.items():
-            for _ in range(50):
-                begin = time.perf_counter()
-                function()
-                times[name].append(time.perf_counter() - begin)
-    return {name: np.array(values) for name, values in times.items()}
+class Field(nn.Module):
+    """dh/dt = -h / tau + tanh(W [x, h] + b) of one sequence whose inputs are held."""
+
+    def __init__(self, units: int):
+        super().__init__()
+        self.drive = nn.Linear(INPUTS + units, units)
+        self.rate = 1.0 / torch.linspace(0.02, 0.5, units)
+        self.inputs = torch.randn(WINDOW, INPUTS)
+
+    def forward(self, time: Tensor, state: Tensor) -> Tensor:
+        """Return the derivative [1/s]."""
+        index = min(int(time / 0.01), WINDOW - 1)
+        both = torch.cat((self.inputs[index:index + 1], state), 1)
+        return torch.tanh(self.drive(both)) - state * self.rate
 
 
-def interval(statistic: Callable[[np.ndarray], float],
-             blocks: np.ndarray) -> tuple[float, float, float]:
-    """Return a statistic and its 95 % interval, by drawing blocks of 50 calls anew."""
+def window_step(solver: str, units: int) -> Step | None:
+    """Return one decision by the published recipe; None without torchdiffeq."""
+    try:
+        from torchdiffeq import odeint
+    except ImportError:
+        return None
+    torch.manual_seed(0)
+    field, head = Field(units), make_policy(CoreSettings(units=units))
+    times, x = torch.arange(WINDOW + 1) * 0.01, torch.randn(1, INPUTS)
+    more = {'rtol': 1e-3, 'atol': 1e-3} if solver == 'dopri5' else {}
+
+    def step() -> None:
+        with torch.inference_mode():
+            state = odeint(field, torch.zeros(1, units), times, method=solver, **more)[-1]
+            answer, mean, scale = head.heads(state, head.normalise(x))
+            head.physical(head.head.distribution(answer), mean, scale)
+
+    return step
+
+
+def encoders(size: int) -> dict[str, Step]:
+    """Return an image's encoding at run time and in torch, by name."""
+    torch.manual_seed(0)
+    settings = PolicySettings(encoder=EncoderSettings(height=size, width_pixels=size))
+    policy = Policy(settings).eval()
     rng = np.random.default_rng(0)
-    blocks = blocks[:len(blocks) // 50 * 50].reshape(-1, 50)
-    drawn = [statistic(blocks[rng.integers(0, len(blocks), len(blocks))].ravel())
-             for _ in range(200)]
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    return float(statistic(blocks.ravel())), float(low), float(high)
+    color = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+    depth = rng.uniform(0.5, 2.0, (size, size)).astype(np.float32)
+    runtime = EncoderRuntime(to_checkpoint(policy, INTERFACE, 'encoder'))
+    given = torch.from_numpy(color)[None], torch.from_numpy(depth)[None]
+
+    def in_torch() -> None:
+        with torch.inference_mode():
+            policy.encoder(*given)
+
+    return {'encoder': lambda: runtime.encode(color, depth), 'torch-eager': in_torch}
+
+
+def step_rows(options, shared: dict) -> list[dict]:
+    """Steps of every core next to peers."""
+    steps: dict[str, Step] = {}
+    for kind in (*CORES, *ALIASES):
+        steps[f'{kind}+mixture'] = step_of(packed(make_policy(CoreSettings(kind)), True))
+    mixed = packed(make_policy(CoreSettings('cfc-mixed')), True)
+    steps['cfc-mixed+mixture onnx'] = step_of(mixed, 'onnx')
+    steps['cfc-ncp+mixture 19'] = step_of(packed(make_policy(
+        CoreSettings(units=19, wiring='ncp')), True))
+    if options.checkpoint:
+        loaded = load_checkpoint(options.checkpoint)
+        steps['shipped'] = step_of(loaded)
+        steps['shipped torch-eager'] = eager(to_policy(loaded), torch.zeros(1, 128))
+    ours = make_policy(CoreSettings('cfc'))
+    steps['torch-eager'] = eager(ours, ours.initial_state())
+    for name, cell in ncps_cells().items():
+        headed = Headed(cell)
+        x, elapsed = torch.randn(1, INPUTS), torch.full((1, 1), 0.01)
+        steps[f'{name}+mixture'] = eager(headed, torch.zeros(1, UNITS))
+
+        def bare(cell=cell, x=x, elapsed=elapsed) -> None:
+            with torch.inference_mode():
+                cell(x, elapsed, torch.zeros(1, UNITS))
+
+        steps[name] = bare
+    window = window_step('rk4', UNITS)
+    if window is not None:
+        steps['torchdiffeq-window'] = window
+    times = in_turn(steps, options.count, options.seconds)
+    show(times)
+    rows = []
+    peers = [name for name in times if name.startswith(('ncps', 'torch'))]
+    for name, values in times.items():
+        policy, _, more = name.partition(' ')
+        task = f'manipulator{"_" + more if more else ""}'
+        rows += latency_rows('step', task, policy, values, shared)
+        if '+mixture' in name and not name.startswith('ncps') or name == 'shipped':
+            rows += [speedup_row(task, policy, values, peer, times[peer], shared)
+                     for peer in peers]
+    for peer in peers:
+        values = times['cfc+mixture']
+        print(f'cfc+mixture: {np.median(times[peer]) / np.median(values):.1f} x {peer}')
+    return rows
+
+
+def solver_rows(options, shared: dict) -> list[dict]:
+    """Solvers and sizes, next to the window integrated anew."""
+    steps: dict[str, Step] = {}
+    for solver in SOLVERS:
+        for units in SIZES:
+            core = CoreSettings('ode', units=units, solver=solver)
+            steps[f'{solver} {units}'] = step_of(packed(make_policy(core), solver == 'dopri5'))
+            window = window_step(solver, units)
+            if window is not None:
+                steps[f'window-{solver} {units}'] = window
+    times = in_turn(steps, options.count, options.seconds)
+    show(times)
+    rows = []
+    for name, values in times.items():
+        solver, units = name.split()
+        task, window = f'solver_{units}_units', solver.startswith('window')
+        policy = f'torchdiffeq-{solver}' if window else f'ode-{solver}+mixture'
+        rows += latency_rows('step', task, policy, values, shared)
+        if not window and f'window-{name}' in times:
+            rows.append(speedup_row(task, policy, values, f'torchdiffeq-window-{solver}',
+                                    times[f'window-{name}'], shared))
+    for units in SIZES:
+        core = CoreSettings('cfc', units=units)
+        steps = {'cfc+mixture': step_of(packed(make_policy(core), False))}
+        for policy, values in in_turn(steps, options.count, options.seconds).items():
+            rows += latency_rows('step', f'solver_{units}_units', policy, values, shared)
+    return rows
+
+
+def encoder_rows(options, shared: dict) -> list[dict]:
+    """Images of two sizes, next to torch."""
+    rows = []
+    for size in (96, 224):
+        times = in_turn(encoders(size), options.count, 3 * options.seconds, block=10)
+        print(f'images of {size} x {size} pixels')
+        show(times, 'ms')
+        for name, values in times.items():
+            rows += latency_rows('encoder', f'image_{size}', name, values, shared)
+        rows.append(speedup_row(f'image_{size}', 'encoder', times['encoder'], 'torch-eager',
+                                times['torch-eager'], shared))
+    return rows
 
 
 def main() -> None:
-    """Print a table; with --write keep it."""
-    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument('--checkpoint', type=Path, help='a trained policy')
-    parser.add_argument('--count', type=int, default=5000, help='steps of each kind')
-    parser.add_argument('--write', action='store_true', help='write the result file')
+    """Print tables; with --write keep them."""
+    parser = arguments(__doc__)
+    parser.add_argument('--checkpoint', type=Path, help='a trained policy, measured too')
+    parser.add_argument('--count', type=int, default=10_000, help='steps of each kind, at most')
+    parser.add_argument('--seconds', type=float, default=6.0, help='for each, about')
     options = parser.parse_args()
     torch.set_num_threads(1)
-    interface = load_interface(REPOSITORY / 'config' / 'manipulator.interface.yaml')
-    torch.manual_seed(0)
-    checkpoints = [load_checkpoint(options.checkpoint)] if options.checkpoint else [
-        to_checkpoint(build_policy(interface, core, width, given).eval(), interface, core)
-        for core, given, width in [*((core, [], 0.5) for core in (*CORES, *ALIASES)),
-                                   *((core, given, 0.1) for core, given in VARIANTS)]]
-    steps = {label(c): step_of(c) for c in checkpoints} | cells()
-    times = measure(steps, options.count)
-    times |= {'encoder': measure({'encoder': encoder_of(checkpoints[0])},
-                                 options.count // 10)['encoder']}
-    machine = f'{platform.machine()}, {os.cpu_count()} cores'
-    print(f'{machine}, Python {platform.python_version()}, torch {torch.__version__}, '
-          f'onnxruntime {onnxruntime.__version__}, one thread, seed 0')
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=REPOSITORY, text=True,
-                            capture_output=True).stdout.strip()
+    shared = about()
+    print(f'{shared["machine"]}, Python {platform.python_version()}, torch {torch.__version__}, '
+          f'onnxruntime {onnxruntime.__version__}, one thread, seed 0, load {shared["load"]}')
+    gc.collect()
+    gc.freeze()
+    gc.disable()    # as in the nodes, and for all alike
     rows = []
-    print(f'{"":>20} {"":>4} {"n":>6} {"median":>10} {"p95":>10} {"p99":>10}')
-    for name, values in times.items():
-        name, _, units = name.partition(' ')
-        task = f'manipulator_{units}_units' if units else 'manipulator'
-        shared = {'task': task, 'policy': name, 'n': len(values), 'seeds': 1,
-                  'preset': 'one_thread', 'commit': commit, 'machine': machine,
-                  'date': date.today().isoformat()}
-        figure = 'encoder' if name == 'encoder' else 'step'
-        print(f'{name:>20} {units or UNITS:>4} {len(values):>6}', *(
-            f'{1e6 * np.percentile(values, share):>7.1f} us' for share in (50, 95, 99)))
-        for share in (50, 99):
-            value, low, high = interval(lambda v, share=share: np.percentile(v, share), values)
-            rows.append({'figure': f'{figure}_p{share}', 'value': value, 'low': low, 'high': high,
-                         'unit': 's', **shared})
-        for other in ('ncps-cfc', 'ncps-ltc'):
-            if name.endswith('+mixture') and other in times:
-                ratio = np.median(times[other]) / np.median(values)
-                rows.append({'figure': 'speedup', 'against': other, 'value': float(ratio),
-                             'unit': '1', **shared})
-    if options.write:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(''.join(json.dumps(row) + '\n' for row in rows), encoding='utf-8')
-        print(f'written to {RESULTS.relative_to(REPOSITORY)}')
+    for part in (step_rows, solver_rows, encoder_rows):
+        rows += part(options, shared)
+        gc.collect()
+    keep(rows, 'step_latency', options)
 
 
 if __name__ == '__main__':
