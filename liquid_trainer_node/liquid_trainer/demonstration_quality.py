@@ -7,6 +7,7 @@ scaled by their spread in the whole data.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,9 +15,15 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.special import digamma
 
-WINDOW, STRIDE = 0.5, 0.25      # s
+WINDOW = 0.5        # s
+# From window to window: so short that two takes of one motion, begun at any time, are alike.
+STRIDE = 0.05       # s
+# Of so many windows one is asked about; all can be the answer.
+ASKED = 5
 # Principal components kept of states and of actions: neighbours mean little in more dimensions.
 COMPONENTS = 8
+# From windows to episodes that are computed at a time, 8 bytes each.
+MOST_DISTANCES = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Track:
 @dataclass(frozen=True)
 class Windows:
     """
-    Windows of all episodes, one after the other.
+    Windows of all episodes, one after the other, `STRIDE` apart.
 
     :param episode: which one each is of, `(N,)`.
     :param states: start, mean and end of states and scene, scaled, in principal components,
@@ -73,15 +80,32 @@ def spread(parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.where(found > 1e-9, found, 1.0)
 
 
+def _telling(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """
+    Return scales by which only what tells something is of size 1.
+
+    What jumps at random from one tick to the next is noise; columns that are little else would
+    otherwise make every repetition look new.
+    """
+    scale = spread(parts)
+    if not len(scale):
+        return scale
+    steps = np.concatenate([np.diff(part, axis=0) for part in parts])
+    # The difference of two samples of white noise has twice its variance.
+    noise = np.square(steps).mean(0) / 2 if len(steps) else 0.0
+    share = np.clip(1.0 - noise / np.square(scale), 0.0, 1.0)
+    return scale / np.maximum(np.sqrt(share), 1e-3)
+
+
 def make_windows(tracks: Sequence[Track]) -> Windows:
     """
     Cut windows from episodes.
 
     :param tracks: at least one.
     """
-    state_scale = spread([track.states for track in tracks])
-    action_scale = spread([track.actions for track in tracks])
-    scene_scale = spread([track.scene for track in tracks])
+    state_scale, action_scale, scene_scale = (
+        _telling([getattr(track, key) for track in tracks])
+        for key in ('states', 'actions', 'scene'))
     # The camera weighs as much as the joints, however many numbers it has.
     if tracks[0].scene.shape[1]:
         scene_scale = scene_scale * np.sqrt(
@@ -144,9 +168,10 @@ def information(windows: Windows, neighbours: int = 5, batch: int = 1024, passes
     variational autoencoder.
     """
     rng = np.random.default_rng(seed)
-    count = len(windows.episode)
-    states, actions = _jittered(windows.states, rng), _jittered(windows.actions, rng)
-    sums = np.zeros(int(windows.episode.max()) + 1)
+    episode = windows.episode[::ASKED]
+    states, actions = (_jittered(values[::ASKED], rng)
+                       for values in (windows.states, windows.actions))
+    count, sums = len(episode), np.zeros(int(windows.episode.max()) + 1)
     drawn = np.zeros_like(sums)
     for _ in range(passes):
         order = rng.permutation(count)
@@ -161,8 +186,8 @@ def information(windows: Windows, neighbours: int = 5, batch: int = 1024, passes
             for values in (s, a):
                 near = (_distances(values) < reach[:, None]).sum(1) - 1
                 terms = terms - digamma(np.maximum(near, 0) + 1)
-            np.add.at(sums, windows.episode[rows], terms)
-            np.add.at(drawn, windows.episode[rows], 1)
+            np.add.at(sums, episode[rows], terms)
+            np.add.at(drawn, episode[rows], 1)
     return sums / np.maximum(drawn, 1)
 
 
@@ -179,12 +204,13 @@ def _distances(values: np.ndarray) -> np.ndarray:
 
 def resolution(windows: Windows) -> float:
     """
-    Return how far states and actions usually move from one window of an episode to the next.
+    Return how far states and actions usually move within `ASKED` windows, 0.25 s.
 
     What is nearer than a good part of this to something seen before is a repetition.
     """
-    same = np.diff(windows.episode) == 0
-    steps = np.linalg.norm(np.diff(windows.both, axis=0)[same], axis=1)
+    episode, both = windows.episode, windows.both
+    same = episode[ASKED:] == episode[:-ASKED]
+    steps = np.linalg.norm((both[ASKED:] - both[:-ASKED])[same], axis=1)
     return float(np.median(steps)) if len(steps) else 0.0
 
 
@@ -218,28 +244,35 @@ def take_in_order(windows: Windows, scores: np.ndarray, near: float, least_new: 
     :param near: distance below which a window is not new; see `resolution`.
     :param least_new: share of its windows that must be new.
     """
-    both, episode = windows.both, windows.episode
     count = len(scores)
-    groups = [np.flatnonzero(episode == index) for index in range(count)]
-    trees = [cKDTree(both[rows]) for rows in groups]
+    # Every n-th window stands for its neighbours; of very many, fewer.
+    every = max(ASKED, round(len(windows.episode) * count / MOST_DISTANCES))
+    both, episode = windows.both[::every], windows.episode[::every]
+    groups = [np.flatnonzero(windows.episode == index) for index in range(count)]
     # Distance from every window to each episode: one column per episode.
-    reach = np.stack([tree.query(both)[0] for tree in trees], axis=1)
+    reach = np.stack([cKDTree(windows.both[rows]).query(both)[0] for rows in groups], axis=1)
+    groups = [np.flatnonzero(episode == index) for index in range(count)]
     order = np.argsort(np.argsort(scores))
     weight = 0.5 + order / max(count - 1, 1)        # 0.5 for the worst, 1.5 for the best
-    farthest = float(reach.max()) or 1.0
-    nearest = np.full(len(both), farthest)
+    nearest = np.full(len(both), float(reach.max()) or 1.0)
+
+    def gain(index: int) -> float:
+        return float(weight[index] * np.maximum(nearest - reach[:, index], 0.0).sum())
+
     novelty = np.ones(count)
     chosen: list[int] = []
     repeated: dict[int, int] = {}
-    left = set(range(count))
-    while left:
-        options = sorted(left)
-        gains = np.array([weight[index] * np.maximum(nearest - reach[:, index], 0.0).sum()
-                          for index in options])
-        best = options[int(gains.argmax())]
-        left.remove(best)
-        if chosen:
-            rows = groups[best]
+    # What an episode adds only falls as others are taken: an old gain is a bound.
+    waiting = [(-gain(index), index) for index in range(count)]
+    heapq.heapify(waiting)
+    while waiting:
+        _, best = heapq.heappop(waiting)
+        now = gain(best)
+        if waiting and now < -waiting[0][0]:
+            heapq.heappush(waiting, (-now, best))
+            continue
+        rows = groups[best]
+        if chosen and len(rows):
             to_taken = reach[np.ix_(rows, chosen)]
             novelty[best] = float((to_taken.min(1) >= near).mean())
             if novelty[best] < least_new:
@@ -276,8 +309,10 @@ def idle(track: Track, scales: tuple[np.ndarray, np.ndarray, np.ndarray],
         before = (sums[rows + 1] - sums[early]) / (rows + 1 - early)[:, None]
         after = (sums[late] - sums[rows]) / (late - rows)[:, None]
         noise = scaled[1:] - scaled[:-1]
-        # What a mean of `reach` noisy samples still jumps by chance.
-        floor = 3.0 * np.median(np.abs(noise), axis=0) / np.sqrt(reach) if len(noise) else 0.0
+        # What means of `reach` noisy samples differ by at most: five of their standard deviations,
+        # and the median step of white noise is 0.95 of its own.
+        floor = 5.0 * np.sqrt(2 / reach) * np.median(np.abs(noise), axis=0) / 0.95 \
+            if len(noise) else 0.0
         quiet &= (np.abs(after - before) <= np.maximum(still, floor)).all(1)
     return quiet
 

@@ -38,6 +38,7 @@ from liquid_trainer.progress import Progress, Silence
 from liquid_trainer.resume import load_learner, read_extra, save_learner
 from liquid_trainer.safe_actions import PROJECTED_HEADS, SafeActions, find_description
 from liquid_trainer.scores import frame_scores, held_out_scores
+from liquid_trainer.selection import chosen_episodes, read_choices
 from liquid_trainer.settings import SAFE, STAGES, LearningSettings
 from liquid_trainer.windows import Demonstrations, split_episodes
 
@@ -382,6 +383,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--bags', nargs='+', required=True, type=Path,
                         help='bags, or folders of bags')
+    parser.add_argument('--curated', type=Path, default=None,
+                        help='list of what to learn from of these bags, from `curate`')
     parser.add_argument('--interface', required=True, type=Path, help='interface file')
     parser.add_argument('--output', required=True, type=Path, help='folder to write')
     parser.add_argument('--core', default='cfc', choices=(*CORES, *ALIASES),
@@ -487,11 +490,13 @@ def _train(arguments: argparse.Namespace, group: Group) -> Path:
     quiet = arguments.quiet or not group.leads
 
     def episodes_of() -> StoredEpisodes:
-        return cached_episodes(
-            arguments.bags, interface, arguments.cache,
-            arguments.settings.threads * group.local_size,
-            None if quiet else lambda done, of: print(
-                f'\rbags decoded: {done}/{of}', end='\n' if done == of else '', flush=True))
+        given = (arguments.bags, interface, arguments.cache,
+                 arguments.settings.threads * group.local_size,
+                 None if quiet else lambda done, of: print(
+                     f'\rbags decoded: {done}/{of}', end='\n' if done == of else '', flush=True))
+        if arguments.curated is not None:
+            return chosen_episodes(read_choices(arguments.curated), *given)
+        return cached_episodes(*given)
 
     # One process of each machine decodes; what the others wait for is then in the cache.
     if group.local_rank == 0:
