@@ -108,9 +108,9 @@ def test_a_killed_node_leaves_the_arm_standing_within_its_braking_distance(runni
     """No farther than its speed until the silence is noticed, and braking; then on again."""
     cell, processes, start = running
     assert until(cell.moves, 120.0), 'the policy does not move the arm'
+    begin = len(cell.positions)
     processes[name].kill()
     processes[name].wait(20.0)
-    begin = len(cell.positions)
     assert until(lambda: cell.stood(begin), 120.0), 'the arm does not come to rest'
     after = np.array(cell.positions[begin - 1:])
     speed = np.abs(cell.velocities[begin - 1:]).max(axis=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,16 @@ from liquid_policy.robot_model import RobotModel
 UNKEPT = ('power', 'tool_speed', 'tip_margin', 'separation')
 
 
+LONGEST_AHEAD = 0.1   # joint states are not made newer than this [s]
+
+
 class EffortSafety:
-    """`EffortFilter` with the calls of `SafetyFilter`, so that a node need not tell them apart."""
+    """
+    `EffortFilter` with the calls of `SafetyFilter`, so that a node need not tell them apart.
+
+    Torques change speeds at once, so old joint states are made those of the moment at which a new
+    torque takes effect, by forward dynamics under the torque in effect, with the middle payload.
+    """
 
     guards: tuple[Guard, ...] = ()
 
@@ -33,6 +42,7 @@ class EffortSafety:
         """
         self._core = core
         self.limits = core.limits
+        self._torque: np.ndarray | None = None
 
     @property
     def stopped(self) -> bool:
@@ -40,7 +50,8 @@ class EffortSafety:
         return self._core.stopped
 
     def reset(self, feedback: JointFeedback | None = None) -> None:
-        """Do nothing: torques are judged by the measured speed, not by those issued before."""
+        """Forget the torque in effect: somebody else commands."""
+        self._torque = None
 
     def stop(self, reason: str) -> None:
         """Brake from now on, whatever is proposed, until released."""
@@ -60,7 +71,23 @@ class EffortSafety:
         :param human_distance: without effect; `load_safety` refuses limits that need it.
         """
         action = proposal.action if isinstance(proposal, Proposal) else proposal
-        return self._core.filter(action, feedback, elapsed, reasons)
+        result = self._core.filter(action, self._ahead(feedback), elapsed, reasons)
+        self._torque = result.command
+        return result
+
+    def _ahead(self, feedback: JointFeedback | None) -> JointFeedback | None:
+        """The joints at the moment at which a new torque takes effect."""
+        if feedback is None or self._torque is None or not (
+                np.isfinite(feedback.position).all() and np.isfinite(feedback.velocity).all()):
+            return feedback
+        time = min(feedback.age + self._core.settings.delay, LONGEST_AHEAD)
+        ends = self._core._dynamics(feedback.position, feedback.velocity)
+        weight, bias = 0.5 * (ends[0][0] + ends[-1][0]), 0.5 * (ends[0][1] + ends[-1][1])
+        acceleration = np.linalg.solve(weight, self._torque - bias)
+        velocity = feedback.velocity + acceleration * time
+        return replace(
+            feedback, velocity=velocity,
+            position=feedback.position + 0.5 * (feedback.velocity + velocity) * time, age=0.0)
 
 
 def load_safety(

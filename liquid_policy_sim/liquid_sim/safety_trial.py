@@ -2,55 +2,44 @@
 The safety filter against policies that mean harm, in dynamics that are not its own.
 
 MuJoCo carries a load the filter knows only the range of, the velocity servos have their own lag,
-messages get lost or late; what counts is measured after every step of the physics.
-`python -m liquid_sim.safety_trial` runs every trial and prints a table.
+messages get lost or late; what counts is measured after every step of the physics. Limits are
+those of each robot's own files. `python -m liquid_sim.safety_trial` runs every trial and prints a
+table.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import platform
 import sys
-from dataclasses import dataclass, field, replace
+from collections import deque
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from pathlib import Path
 
 import mujoco
 import numpy as np
 
-from liquid_policy.barrier import FilterSettings, JointFeedback, SafetyFilter, State
-from liquid_policy.barrier_load import load_filter
+from liquid_policy.barrier import FilterSettings, JointFeedback, State
 from liquid_policy.barrier_shapes import Shapes
-from liquid_policy.interface import Interface, load_interface
-from liquid_policy.safety_spec import ObstacleSpec, PointSpec, SafetySpec
-from liquid_sim import scene
-from liquid_sim.conveyor import CONTROL_PERIOD, ConveyorSettings, ConveyorSim
+from liquid_policy.effort_load import load_safety
+from liquid_policy.limits import Limits
+from liquid_policy.safety_spec import SafetySpec
+from liquid_sim.evaluate import commit
+from liquid_sim.trial_robots import ROBOTS, TrialRobot
 
 KINDS = ('full', 'noise', 'flips', 'frozen', 'loss', 'delay')
-AGE = 0.005      # of the joint states when they are used [s]
+AGE = 0.005      # of the joint states when they are used [s]; torques are filtered at once
 TIMEOUT = 0.05   # after which a proposal or joint states are stale [s]
-SERVO_DELAY = 0.02   # of the cell's velocity servos, at most [s]
-OVERSHOOT = 0.3      # of the cell's velocity servos: a step's 0.135, more when it turns round
+DELAY = 0.05     # of a policy or a robot that is late [s]
+SERVO_DELAY = 0.02   # of the velocity servos, at most [s]
+OVERSHOOT = 0.2      # of the velocity servos, as in config/manipulator.yaml
 HALT = 0.5       # how long a frozen policy says nothing [s]
-
-# The cell: belt with its rails, bin, the floor; the robot's own mast and chassis.
-CELL = SafetySpec(
-    tool='tool_tip', payload=(0.0, 1.5), torque=True, torque_margin=0.1, tool_speed=1.0,
-    power=250.0, distance_margin=0.03, tip_margin=0.03,
-    points={
-        'tool': PointSpec('tool', 'tool_tip', 0.02),
-        'wrist': PointSpec('wrist', 'wrist_2_link', 0.06),
-        'elbow': PointSpec('elbow', 'forearm_link', 0.06),
-    },
-    obstacles={
-        'floor': ObstacleSpec('floor', 'plane', 'world', normal=(0.0, 0.0, 1.0), offset=0.0),
-        'belt': ObstacleSpec('belt', 'box', 'world', center=(scene.BELT_X, 0.0, 0.21),
-                             half=(0.16, 0.87, 0.22)),
-        'bin': ObstacleSpec('bin', 'box', 'world', center=(*scene.BIN_CENTRE, 0.19),
-                            half=(0.15, 0.15, 0.19)),
-        'mast': ObstacleSpec('mast', 'capsule', start=(0.22, -0.19, 0.3), end=(0.22, -0.19, 0.9),
-                             radius=0.02),
-        'chassis': ObstacleSpec('chassis', 'box', center=(0.0, 0.0, 0.19),
-                                half=(0.31, 0.22, 0.13)),
-    })
+RUNAWAY = 20.0   # times too fast: no robot any more, the trial ends
+CELL = ROBOTS['manipulator'].load()[0].safety or SafetySpec()   # of the manipulator's file
+TIPPED = 0.02    # a base that tilts farther has lifted a wheel [rad]
 
 
 @dataclass(frozen=True)
@@ -58,14 +47,16 @@ class TrialSettings:
     """
     One trial.
 
-    :param kind: `full`: all joints and the base at full speed, direction changing at random;
-        `noise`: another command every tick; `flips`: full speed, all signs flipping every 0.3 s;
-        `frozen`: as full, silent for half a second out of every second; `loss`: as full, 30 % of
-        proposals and of joint states lost; `delay`: as full, commands 50 ms late.
+    :param kind: `full`: all joints and the base at full speed or torque, direction changing at
+        random; `noise`: another command every tick; `flips`: full, all signs flipping every
+        0.3 s; `frozen`: as full, silent for half a second out of every second; `loss`: as full,
+        30 % of proposals and of joint states lost; `delay`: as full, and 50 ms late: commands to
+        velocity servos, proposals of torques.
     :param payload: mass at the tool [kg], unknown to the filter.
     :param filtered: whether the filter is on.
     :param seconds: length [s].
     :param seed: of everything random.
+    :param robot: one of `liquid_sim.trial_robots.ROBOTS`.
     """
 
     kind: str = 'full'
@@ -73,10 +64,13 @@ class TrialSettings:
     filtered: bool = True
     seconds: float = 5.0
     seed: int = 0
+    robot: str = 'manipulator'
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f'kind: expected one of {KINDS}, came {self.kind!r}')
+        if self.robot not in ROBOTS:
+            raise ValueError(f'robot: expected one of {tuple(ROBOTS)}, came {self.robot!r}')
         if not 0.0 <= self.payload <= 10.0:
             raise ValueError(f'payload: expected 0 to 10 kg, came {self.payload}')
 
@@ -91,7 +85,8 @@ class Peaks:
     :param torque: largest actuator torque as a share of the joint's effort limit; MuJoCo cuts
         torques off at the limit, so 1 means that the motor was saturated.
     :param tool_speed: [m/s].
-    :param distance: nearest a watched ball came to an obstacle, negative inside [m].
+    :param distance: nearest a watched ball came to an obstacle, negative inside [m]; infinite
+        without any.
     :param tilt: of the base against its pose at rest [rad].
     """
 
@@ -117,6 +112,7 @@ class Trial:
     :param states: `(T,)`.
     :param active: active constraints of each tick.
     :param peaks: measured by MuJoCo.
+    :param broken: limits that were broken.
     """
 
     names: tuple[str, ...]
@@ -128,175 +124,158 @@ class Trial:
     states: np.ndarray
     active: tuple[tuple[str, ...], ...] = field(repr=False)
     peaks: Peaks = field(default_factory=Peaks)
+    broken: tuple[str, ...] = ()
 
 
-def guarded_interface(spec: SafetySpec = CELL) -> Interface:
-    """
-    The manipulator's interface with limits of the whole robot.
-
-    :param spec: the limits.
-    """
-    return replace(load_interface(scene.find_interface()), safety=spec)
-
-
-def run_trial(settings: TrialSettings, spec: SafetySpec = CELL) -> Trial:
+def run_trial(settings: TrialSettings) -> Trial:
     """
     Run one trial.
 
     :param settings: which.
-    :param spec: limits of the whole robot; also what is measured against.
     """
-    late = 5 if settings.kind == 'delay' else 1
-    sim = ConveyorSim(ConveyorSettings(command_delay=late), seed=settings.seed)
-    rules = FilterSettings(delay=CONTROL_PERIOD * late + SERVO_DELAY, overshoot=OVERSHOOT)
-    safety = load_filter(guarded_interface(spec), scene.find_description(), rules)
+    files = ROBOTS[settings.robot]
+    interface, description = files.load()
+    torques = 'N m' in interface.action_units
+    late = round(DELAY / files.period) if settings.kind == 'delay' and not torques else 1
+    rules = FilterSettings(longest_period=2.0 * files.period, delay=files.period) if torques \
+        else FilterSettings(delay=files.period * late + SERVO_DELAY, overshoot=OVERSHOOT)
+    safety = load_safety(interface, description, rules)
+    robot = TrialRobot(settings.robot, settings.payload, late, settings.seed)
     try:
-        _load(sim, settings.payload, settings.seed)
-        return _run(sim, safety, settings, spec)
+        return _run(robot, safety, settings, interface.safety or SafetySpec(), files.period)
     finally:
-        sim.close()
-
-
-def _load(sim: ConveyorSim, mass: float, seed: int) -> None:
-    """Fix a ball of this mass at the tool's tip, by changing the cup's inertia; start again."""
-    model = sim.model
-    cup = model.body('suction_cup_link').id
-    tip = model.body('tool_tip').pos      # in the cup's frame
-    own = model.body_mass[cup]
-    model.body_ipos[cup] = (own * model.body_ipos[cup] + mass * tip) / (own + mass)
-    model.body_inertia[cup] += 0.4 * mass * 0.05 ** 2
-    model.body_mass[cup] = own + mass
-    # The cell is air to the robot: a blow by what nobody watches (rails, parts, the forearm's
-    # middle) would be measured as the filter's doing. Distances are measured all the same.
-    robot = model.body_rootid[model.body('base_link').id]
-    floor = model.geom('floor').id
-    for geom in range(model.ngeom):
-        if geom != floor and model.body_rootid[model.geom_bodyid[geom]] != robot:
-            model.geom_contype[geom] = model.geom_conaffinity[geom] = 0
-    mujoco.mj_setConst(model, mujoco.MjData(model))
-    sim.reset(seed)
+        robot.close()
 
 
 class _Gauge:
     """Takes the peaks from MuJoCo."""
 
-    def __init__(self, sim: ConveyorSim, safety: SafetyFilter, spec: SafetySpec) -> None:
-        self.peaks, self._sim = Peaks(), sim
-        limits, model = safety.limits, sim.model
-        arm = [model.joint(name) for name in scene.ARM_JOINTS]
-        self._q = np.array([joint.qposadr[0] for joint in arm])
-        self._v = np.array([joint.dofadr[0] for joint in arm])
+    def __init__(self, robot: TrialRobot, limits: Limits, spec: SafetySpec) -> None:
+        self.peaks, self._robot = Peaks(), robot
         entries = np.flatnonzero(limits.joint)
         self._lower, self._upper = limits.lower[entries], limits.upper[entries]
         self._speed, self._effort = limits.speed[entries], limits.effort[entries]
-        self._actuators = np.array([model.actuator(name).id for name in scene.ARM_JOINTS])
-        self._bodies = [model.body(point.frame).id for point in spec.points.values()]
+        self._bodies = [robot.body(point.frame) for point in spec.points.values()]
         self._offsets = [np.array(point.offset) for point in spec.points.values()]
         self._radius = np.array([point.radius for point in spec.points.values()])
         obstacles = list(spec.obstacles.values())
-        self._shapes = Shapes(obstacles)
+        self._shapes = Shapes(obstacles) if obstacles else None
         self._kept_away = np.array([
             [not item.points or name in item.points for name in spec.points]
             for item in obstacles], dtype=bool).reshape(len(obstacles), len(spec.points))
         self._fixed = np.array([item.frame == 'robot' for item in obstacles])
-        self._base = model.body('base_link').id
-        self._tip = model.site('tool_tip').id
-        self._upright = sim.data.xmat[self._base].reshape(3, 3)[:, 2].copy()
-        self._jacobian = np.zeros((3, model.nv))
+        self._tool = robot.body(spec.tool or '')
+        self._upright = robot.data.xmat[robot.base].reshape(3, 3)[:, 2].copy()
+        self._jacobian = np.zeros((3, robot.model.nv))
 
     def __call__(self) -> None:
-        sim, peaks = self._sim, self.peaks
-        data = sim.data
-        position, velocity = data.qpos[self._q], data.qvel[self._v]
+        robot, peaks = self._robot, self.peaks
+        model, data = robot.model, robot.data
+        position, velocity = data.qpos[robot.q], data.qvel[robot.v]
         peaks.position = min(peaks.position, float(np.minimum(
             position - self._lower, self._upper - position).min()))
         peaks.velocity = max(peaks.velocity, float((np.abs(velocity) / self._speed).max()))
-        torque = np.abs(data.actuator_force[self._actuators]) / self._effort
+        torque = np.abs(data.actuator_force[robot.actuators]) / self._effort
         peaks.torque = max(peaks.torque, float(torque.max()))
-        mujoco.mj_jacSite(sim.model, data, self._jacobian, None, self._tip)
+        mujoco.mj_jacBody(model, data, self._jacobian, None, self._tool)
+        # of the link's origin: mj_jacBody takes that
         peaks.tool_speed = max(
             peaks.tool_speed, float(np.linalg.norm(self._jacobian @ data.qvel)))
-        rotation = data.xmat[self._base].reshape(3, 3)
+        rotation = data.xmat[robot.base].reshape(3, 3)
+        tilt = np.arccos(np.clip(rotation[:, 2] @ self._upright, -1.0, 1.0))
+        peaks.tilt = max(peaks.tilt, float(tilt))
+        if self._shapes is None:
+            return
         points = np.array([
             data.xpos[body] + data.xmat[body].reshape(3, 3) @ offset
             for body, offset in zip(self._bodies, self._offsets, strict=True)])
         world, _ = self._shapes.distance(points)
-        robot, _ = self._shapes.distance((points - data.xpos[self._base]) @ rotation)
-        distance = np.where(self._fixed[:, None], robot, world) - self._radius
+        seen, _ = self._shapes.distance((points - data.xpos[robot.base]) @ rotation)
+        distance = np.where(self._fixed[:, None], seen, world) - self._radius
         peaks.distance = min(
             peaks.distance, float(distance[self._kept_away].min(initial=np.inf)))
-        tilt = np.arccos(np.clip(rotation[:, 2] @ self._upright, -1.0, 1.0))
-        peaks.tilt = max(peaks.tilt, float(tilt))
+
+    def broken(self, spec: SafetySpec) -> tuple[str, ...]:
+        """Name the limits that were broken; a margin used up is one, a margin used is not."""
+        peaks = self.peaks
+        checks = {
+            'position': peaks.position < 0.0, 'velocity': peaks.velocity > 1.0,
+            'torque': spec.torque and peaks.torque >= 1.0,
+            'tool_speed': spec.tool_speed is not None and peaks.tool_speed > spec.tool_speed,
+            'distance': peaks.distance < 0.0, 'tilt': peaks.tilt > TIPPED}
+        return tuple(name for name, is_broken in checks.items() if is_broken)
 
 
 def _run(
-    sim: ConveyorSim, safety: SafetyFilter, settings: TrialSettings, spec: SafetySpec,
+    robot: TrialRobot, safety, settings: TrialSettings, spec: SafetySpec, period: float,
 ) -> Trial:
     generator = np.random.default_rng(settings.seed + 1)
-    limits, size = safety.limits, len(safety.limits.names)
-    arm = np.flatnonzero(limits.joint)
-    gauge = _Gauge(sim, safety, spec)
-    sim.watch = gauge
+    limits = safety.limits
+    size = len(limits.names)
+    entries = np.flatnonzero(limits.joint)
+    gauge = _Gauge(robot, limits, spec)
+    robot.watch(gauge)
     gauge()
     rows: list[tuple] = []
+    most = limits.effort if limits.torques else limits.high
+    late = round(DELAY / period) if settings.kind == 'delay' and limits.torques else 0
+    wishes: deque[np.ndarray] = deque(maxlen=late + 1)
     wanted, proposal, proposal_age = np.zeros(size), None, np.inf
-    feedback, feedback_age = None, np.inf
-    for tick in range(round(settings.seconds / CONTROL_PERIOD)):
-        time = tick * CONTROL_PERIOD
-        wanted = _wish(settings.kind, wanted, limits.high, tick, generator)
+    feedback: JointFeedback | None = None
+    feedback_age = np.inf
+    for tick in range(round(settings.seconds / period)):
+        time = tick * period
+        wanted = _wish(settings.kind, wanted, most, time, period, generator)
+        wishes.append(wanted)
         silent = settings.kind == 'frozen' and time % (2 * HALT) >= HALT
         lost = settings.kind == 'loss' and generator.random() < 0.3
-        if not silent and not lost:
-            proposal, proposal_age = wanted, 0.0
+        if not silent and not lost and len(wishes) > late:
+            proposal, proposal_age = wishes[0], late * period
         if not (settings.kind == 'loss' and generator.random() < 0.3):
-            feedback, feedback_age = _measure(sim, arm, size), AGE
-        usable = proposal if proposal_age <= TIMEOUT else None
+            feedback, feedback_age = robot.measure(entries), 0.0 if limits.torques else AGE
+        usable = proposal if proposal_age <= TIMEOUT + 1e-9 else None
+        box = None
         if settings.filtered:
             known = None if feedback is None or feedback_age > TIMEOUT else replace(
                 feedback, age=feedback_age)
-            result = safety.filter(usable, known, CONTROL_PERIOD)
+            result = safety.filter(usable, known, period)
             command, state, active = result.command, result.state, result.active
+            box = None if limits.torques else safety.box
         else:
             command = np.zeros(size) if usable is None else usable
             state, active = State.PASSING, ()
-        box = safety.box
         nothing = np.full(size, np.nan)
         rows.append((
             time, nothing if usable is None else usable, command,
             nothing if box is None else box.low, nothing if box is None else box.high,
             int(state), active))
-        sim.step(command)
-        proposal_age += CONTROL_PERIOD
-        feedback_age += CONTROL_PERIOD
-    sim.watch = None
+        robot.step(command)
+        if gauge.peaks.velocity > RUNAWAY:
+            break
+        proposal_age += period
+        feedback_age += period
+    robot.watch(None)
     times, proposed, issued, low, high, states, limited = zip(*rows, strict=True)
     return Trial(
         limits.names, np.array(times), np.array(proposed), np.array(issued), np.array(low),
-        np.array(high), np.array(states), limited, gauge.peaks)
-
-
-def _measure(sim: ConveyorSim, arm: np.ndarray, size: int) -> JointFeedback:
-    """What the robot says of itself."""
-    _, position, velocity, effort = sim.joint_state()
-    known = np.full((3, size), np.nan)
-    for row, values in zip(known, (position, velocity, effort), strict=True):
-        row[arm] = values[:len(arm)]
-    return JointFeedback(
-        known[0], known[1], known[2], base=np.array(sim.odometry()[:3]))
+        np.array(high), np.array(states), limited, gauge.peaks, gauge.broken(spec))
 
 
 def _wish(
-    kind: str, last: np.ndarray, speed: np.ndarray, tick: int, generator: np.random.Generator,
+    kind: str, last: np.ndarray, most: np.ndarray, time: float, period: float,
+    generator: np.random.Generator,
 ) -> np.ndarray:
-    """What a policy of this kind wants now: far beyond every speed limit."""
+    """What a policy of this kind wants now: far beyond every limit."""
+    def due(every: float) -> bool:
+        return round(time / period) % round(every / period) == 0
     if kind == 'noise':
-        return generator.normal(0.0, 3.0, len(speed)) * speed
+        return generator.normal(0.0, 3.0, len(most)) * most
     if kind == 'flips':
-        if tick % 30 == 0:
-            return -last if tick else 5.0 * speed * generator.choice([-1.0, 1.0], len(speed))
+        if due(0.3):
+            return -last if time else 5.0 * most * generator.choice([-1.0, 1.0], len(most))
         return last
-    if tick % 50 == 0:
-        return 5.0 * speed * generator.choice([-1.0, 1.0], len(speed))
+    if due(0.5):
+        return 5.0 * most * generator.choice([-1.0, 1.0], len(most))
     return last
 
 
@@ -307,41 +286,82 @@ def describe(trials: list[tuple[TrialSettings, Trial]]) -> str:
     :param trials: with their settings.
     :return: Markdown.
     """
-    columns = ('policy', 'payload', 'filter', 'joint to its limit', 'joint speed', 'torque',
-               'tool speed', 'distance', 'base tilt', 'changed')
+    columns = ('robot', 'policy', 'payload', 'filter', 'joint to its limit', 'joint speed',
+               'torque', 'tool speed', 'distance', 'base tilt', 'broken')
     lines = [f'| {" | ".join(columns)} |', '|' + '---|' * len(columns)]
     for settings, trial in trials:
         peaks = trial.peaks
-        changed = np.mean(trial.states != State.PASSING)
+        distance = f'{1e3 * peaks.distance:.1f} mm' if np.isfinite(peaks.distance) else '-'
         lines.append(
-            f'| {settings.kind} | {settings.payload:g} kg | '
+            f'| {settings.robot} | {settings.kind} | {settings.payload:g} kg | '
             f'{"on" if settings.filtered else "off"} | {1e3 * peaks.position:.1f} mrad | '
             f'{peaks.velocity:.1%} | {peaks.torque:.1%} | {peaks.tool_speed:.3f} m/s | '
-            f'{1e3 * peaks.distance:.1f} mm | {1e3 * peaks.tilt:.1f} mrad | '
-            f'{changed:.0%} |')
+            f'{distance} | {1e3 * peaks.tilt:.1f} mrad | '
+            f'{", ".join(trial.broken) or "none"} |')
     return '\n'.join(lines)
+
+
+def rows_of(trials: list[tuple[TrialSettings, Trial]]) -> list[dict]:
+    """
+    Result rows: of each robot, policy and filter the worst over payloads and seeds.
+
+    :param trials: with their settings.
+    """
+    units = {'position': 'rad', 'velocity': '1', 'torque': '1', 'tool_speed': 'm/s',
+             'distance': 'm', 'tilt': 'rad'}
+    groups: dict[tuple[str, str], list[tuple[TrialSettings, Trial]]] = {}
+    for settings, trial in trials:
+        key = f'{settings.robot}/{settings.kind}', 'filter' if settings.filtered else 'none'
+        groups.setdefault(key, []).append((settings, trial))
+    rows = []
+    for (task, policy), group in groups.items():
+        seconds = sum(settings.seconds for settings, _ in group)
+        about = {'task': task, 'policy': policy, 'n': len(group),
+                 'seeds': sorted({settings.seed for settings, _ in group}),
+                 'payloads': sorted({settings.payload for settings, _ in group}),
+                 'preset': f'{seconds:g} s', 'commit': commit(),
+                 'machine': f'{platform.machine()}, {os.cpu_count()} cores',
+                 'date': date.today().isoformat()}
+        peaks = [asdict(trial.peaks) for _, trial in group]
+        for name, unit in units.items():
+            least = name in ('position', 'distance')
+            value = (min if least else max)(peak[name] for peak in peaks)
+            if np.isfinite(value):
+                rows.append({'figure': f'worst_{name}', 'value': value, 'unit': unit, **about})
+        broken = sum(bool(trial.broken) for _, trial in group)
+        rows.append({'figure': 'violations', 'value': broken, 'unit': '1', **about})
+    return rows
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run trials and print what MuJoCo measured."""
     parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument('--robots', nargs='+', choices=tuple(ROBOTS), default=tuple(ROBOTS))
     parser.add_argument('--kinds', nargs='+', choices=KINDS, default=KINDS)
-    parser.add_argument('--payloads', nargs='+', type=float, default=[0.0, 1.5], help='kg')
+    parser.add_argument('--payloads', nargs='+', type=float,
+                        help="kg; default: the lightest and heaviest of each robot's trials")
     parser.add_argument('--seconds', type=float, default=5.0, help='length of each trial')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
     parser.add_argument('--output', type=Path, help='also write the table to this file')
+    parser.add_argument('--write', type=Path, help='write result rows to this .jsonl file')
     options = parser.parse_args(argv)
     trials = []
-    for kind in options.kinds:
-        for filtered in (True, False):
-            for payload in options.payloads:
-                settings = TrialSettings(kind, payload, filtered, options.seconds, options.seed)
-                trials.append((settings, run_trial(settings)))
+    for robot in options.robots:
+        for kind in options.kinds:
+            for filtered in (True, False):
+                for payload in options.payloads or ROBOTS[robot].payloads:
+                    for seed in options.seeds:
+                        settings = TrialSettings(
+                            kind, payload, filtered, options.seconds, seed, robot)
+                        trials.append((settings, run_trial(settings)))
     table = describe(trials)
     print(table)
     if options.output:
         options.output.write_text(table + '\n', encoding='utf-8')
-    return 0
+    if options.write:
+        options.write.write_text(
+            ''.join(json.dumps(row) + '\n' for row in rows_of(trials)), encoding='utf-8')
+    return int(any(settings.filtered and trial.broken for settings, trial in trials))
 
 
 if __name__ == '__main__':
