@@ -1,30 +1,16 @@
-"""
-Write the tables of docs/barrier_layer.md and docs/identify.md from the benchmarks' files.
+"""Tables of barrier_layer.md and identify.md: solvers, robot and disc, torques."""
 
-Usage: docker/in_environment.sh python3 docs/barrier_tables.py [--check]
-
-Each table stands between `<!-- NAME -->` and `<!-- end -->`; with `--check` nothing is written and
-the exit status is 1 if a table is out of date.
-"""
-
-import json
-import re
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / 'test' / 'benchmarks' / 'results'
+from placing import rows_of
 
 
-def rows_of(name: str) -> dict[tuple[str, str, str], dict]:
+def rows_by_key(name: str) -> dict[tuple[str, str, str], dict]:
     """
     Rows of a benchmark.
 
     :param name: of its result file.
     :return: by figure, task and policy, in the file's order.
     """
-    lines = (RESULTS / f'{name}.jsonl').read_text(encoding='utf-8').splitlines()
-    return {(row['figure'], row['task'], row['policy']): row for row in map(json.loads, lines)}
+    return {(row['figure'], row['task'], row['policy']): row for row in rows_of(name)}
 
 
 def solver_table() -> str:
@@ -33,7 +19,7 @@ def solver_table() -> str:
 
     :return: Markdown.
     """
-    rows = rows_of('barrier_layer')
+    rows = rows_by_key('barrier_layer')
     tasks = list(dict.fromkeys(task for figure, task, _ in rows if figure == 'forward_p50'))
     lines = ['| solver | largest error | '
              + ' | '.join(f'{task.replace("_", " ")} [ms]' for task in tasks) + ' |',
@@ -53,7 +39,7 @@ def obstacle_table() -> str:
 
     :return: Markdown.
     """
-    rows = rows_of('obstacle')
+    rows = rows_by_key('obstacle')
     lines = ['| disc | driver | success | touched the disc | decisions changed | closest |',
              '|---|---|---|---|---|---|']
     for figure, task, policy in rows:
@@ -75,7 +61,7 @@ def torque_table() -> str:
 
     :return: Markdown.
     """
-    rows = rows_of('torque_margin')
+    rows = rows_by_key('torque_margin')
     joints = list(dict.fromkeys(figure.removeprefix('torque_margin_') for figure, _, _ in rows
                                 if figure.startswith('torque_margin_')))
     lines = ['| predicted | model | | ' + ' | '.join(joint.replace('_', ' ') for joint in joints)
@@ -90,44 +76,3 @@ def torque_table() -> str:
 
 PAGES = {'barrier_layer.md': {'solvers': solver_table, 'obstacle': obstacle_table},
          'identify.md': {'torque': torque_table}}
-
-
-def fill(page: str, text: str) -> str:
-    """
-    Bring a page's tables up to date.
-
-    :param page: file name, one of `PAGES`.
-    :param text: the page.
-    :return: the same with new tables.
-    :raises ValueError: if a table's place is missing.
-    """
-    for name, table in PAGES[page].items():
-        pattern = re.compile(rf'(<!-- {name} -->\n)(?:(?!<!--).)*(<!-- end -->)', re.DOTALL)
-        if not pattern.search(text):
-            raise ValueError(f'{page}: no place <!-- {name} --> ... <!-- end -->')
-        new = table()
-        text = pattern.sub(lambda match, new=new: match[1] + new + '\n' + match[2], text)
-    return text
-
-
-def main() -> int:
-    """
-    Write or check the tables.
-
-    :return: exit status.
-    """
-    stale = 0
-    for page in PAGES:
-        path = ROOT / 'docs' / page
-        text = path.read_text(encoding='utf-8')
-        filled = fill(page, text)
-        if '--check' not in sys.argv[1:]:
-            path.write_text(filled, encoding='utf-8')
-        elif filled != text:
-            print(f'{page}: tables are out of date; run docs/barrier_tables.py', file=sys.stderr)
-            stale = 1
-    return stale
-
-
-if __name__ == '__main__':
-    sys.exit(main())

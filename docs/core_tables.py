@@ -1,34 +1,10 @@
-"""
-Write the tables of docs/cores.md: options from the code, figures from the benchmarks.
+"""Tables of cores.md: options from the code, speed and accuracy from the figures."""
 
-Usage: docker/in_environment.sh python3 docs/core_tables.py [--check]
-
-Each table stands between `<!-- NAME -->` and `<!-- end -->`; with `--check` nothing is written and
-the exit status is 1 if a table is out of date.
-"""
-
-import json
-import re
-import sys
 from dataclasses import fields
-from pathlib import Path
 
-from liquid_policy.core_settings import CORES, CoreSettings
+from placing import rows_of
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / 'docs' / 'cores.md'
-RESULTS = ROOT / 'test' / 'benchmarks' / 'results'
-
-
-def rows_of(name: str) -> list[dict]:
-    """
-    Rows of a benchmark.
-
-    :param name: of its result file.
-    :return: one dictionary per line.
-    """
-    lines = (RESULTS / f'{name}.jsonl').read_text(encoding='utf-8').splitlines()
-    return [json.loads(line) for line in lines]
+from liquid_policy.core_settings import CoreSettings
 
 
 def option_table() -> str:
@@ -84,41 +60,5 @@ def accuracy_table() -> str:
     return '\n'.join(lines)
 
 
-def fill(text: str) -> str:
-    """
-    Bring the page's tables up to date.
-
-    :param text: the page.
-    :return: the same with new tables.
-    :raises ValueError: if a table's place is missing, or a core is not mentioned.
-    """
-    for kind in CORES:
-        if f'`{kind}`' not in text:
-            raise ValueError(f'cores.md: core `{kind}` is not mentioned')
-    tables = {'options': option_table(), 'speed': speed_table(), 'accuracy': accuracy_table()}
-    for name, table in tables.items():
-        pattern = re.compile(rf'(<!-- {name} -->\n)(?:(?!<!--).)*(<!-- end -->)', re.DOTALL)
-        if not pattern.search(text):
-            raise ValueError(f'cores.md: no place <!-- {name} --> ... <!-- end -->')
-        text = pattern.sub(lambda match, table=table: match[1] + table + '\n' + match[2], text)
-    return text
-
-
-def main() -> int:
-    """
-    Write or check the tables.
-
-    :return: exit status.
-    """
-    text = PAGE.read_text(encoding='utf-8')
-    filled = fill(text)
-    if '--check' in sys.argv[1:]:
-        if filled != text:
-            print('cores.md: tables are out of date; run docs/core_tables.py', file=sys.stderr)
-        return int(filled != text)
-    PAGE.write_text(filled, encoding='utf-8')
-    return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())
+PAGES = {'cores.md': {'options': option_table, 'speed': speed_table,
+                      'accuracy': accuracy_table}}

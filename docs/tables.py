@@ -1,155 +1,33 @@
 """
-Write README's tables: launch arguments and parameters from the code, figures from benchmarks.
+Write the tables of README and the pages here: from the code, and from the committed figures.
 
 Usage: docker/in_environment.sh python3 docs/tables.py [--check]
 
-Each table stands between `<!-- NAME -->` and `<!-- end -->`; with `--check` nothing is written and
-the exit status is 1 if a table is out of date.
+With `--check` nothing is written and the exit status is 1 if a table is out of date.
 """
 
-import importlib
-import json
-import re
 import sys
-from dataclasses import MISSING, Field, fields
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / 'README.md'
-CONVEYOR = ROOT / 'test' / 'benchmarks' / 'results' / 'conveyor.jsonl'
-NODES = {
-    'perception': ('liquid_policy_node.perception_node', 'PerceptionSettings'),
-    'policy': ('liquid_policy_node.policy_node', 'PolicySettings'),
-    'safety': ('liquid_policy_node.safety_node', 'SafetySettings'),
-    'recorder': ('liquid_trainer_node.recorder_node', 'RecorderSettings'),
-    'trainer': ('liquid_trainer_node.trainer_node', 'TrainerSettings'),
-    'simulator': ('liquid_policy_sim.sim_node', 'SimSettings'),
-}
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import barrier_tables  # noqa: E402
+import core_tables  # noqa: E402
+import policy_tables  # noqa: E402
+import readme_tables  # noqa: E402
+from placing import ROOT, fill  # noqa: E402
+
+PAGES = {**readme_tables.PAGES, **core_tables.PAGES, **barrier_tables.PAGES,
+         **policy_tables.PAGES}
 
 
-def cell(text: object) -> str:
+def path_of(page: str) -> Path:
     """
-    Text that is safe inside a table.
+    Where a page is.
 
-    :param text: anything.
-    :return: its text on one line, with the column mark escaped.
+    :param page: its file name.
     """
-    return ' '.join(str(text).split()).replace('|', '\\|').replace('<', '&lt;')
-
-
-def default_of(item: Field) -> str:
-    """
-    Default of a parameter as one would write it in a parameter file.
-
-    :param item: dataclass field.
-    :return: such as `0.05`, `true`, or a dash where it must be given.
-    """
-    if item.default is MISSING or item.default in ('', ()):
-        return '—'
-    if isinstance(item.default, bool):
-        return f'`{str(item.default).lower()}`'
-    if isinstance(item.default, tuple):
-        return f'`{list(item.default)}`'
-    return f'`{item.default}`'
-
-
-def range_of(item: Field) -> str:
-    """
-    Values a parameter may have.
-
-    :param item: dataclass field with the metadata of `liquid_policy_node.parameters`.
-    :return: bounds with unit, or choices.
-    """
-    about = item.metadata
-    if about.get('one_of'):
-        return ', '.join(f'`{choice}`' if choice else '—' for choice in about['one_of'])
-    unit = '' if about.get('unit') in ('', '1', None) else f' {about["unit"]}'
-    low, high = about.get('low'), about.get('high')
-    if low is None and high is None:
-        return unit.strip()
-    if high is None:
-        return f'≥ {low}{unit}'
-    return f'{low} … {high}{unit}' if low is not None else f'≤ {high}{unit}'
-
-
-def parameter_table() -> str:
-    """
-    Table of every node's parameters.
-
-    :return: Markdown.
-    """
-    from liquid_policy_node.lifecycle import NodeSettings
-
-    lines = ['| node | parameter | default | range | meaning |', '|---|---|---|---|---|']
-    shared = {item.name for item in fields(NodeSettings)}
-    rows = [('all', item) for item in fields(NodeSettings)]
-    for node, (module, name) in NODES.items():
-        settings = getattr(importlib.import_module(module), name)
-        rows += [(node, item) for item in fields(settings) if item.name not in shared]
-    for node, item in rows:
-        lines.append(
-            f'| {node} | `{item.name}` | {default_of(item)} | {cell(range_of(item))} | '
-            f'{cell(item.metadata["description"])} |'
-        )
-    return '\n'.join(lines)
-
-
-def argument_table() -> str:
-    """
-    Table of the launch files' arguments.
-
-    :return: Markdown.
-    """
-    from liquid_policy_node.bringup import ARGUMENTS
-
-    lines = ['| launch file | argument | default | meaning |', '|---|---|---|---|']
-    for scenario, arguments in ARGUMENTS.items():
-        for argument in arguments:
-            default = f'`{argument.default}`' if argument.default else '—'
-            lines.append(
-                f'| `{scenario}.launch.py` | `{argument.name}` | {default} | '
-                f'{cell(argument.description)} |'
-            )
-    return '\n'.join(lines)
-
-
-def conveyor_table() -> str:
-    """
-    Table of what was picked from the conveyor.
-
-    :return: Markdown.
-    """
-    rows = [json.loads(line) for line in CONVEYOR.read_text(encoding='utf-8').splitlines()]
-    lines = ['| policy | conditions | picked | 95 % interval | parts | changed by the filter |',
-             '|---|---|---|---|---|---|']
-    for row in sorted((row for row in rows if row['figure'] == 'success'),
-                      key=lambda row: -row['value']):
-        changed = next((f'{other["value"]:.1%}' for other in rows
-                        if other['figure'] == 'interventions'
-                        and (other['policy'], other['task']) == (row['policy'], row['task'])),
-                       '—')
-        lines.append(
-            f'| {row["policy"]} | {row["task"]} | {row["value"]:.1%} | '
-            f'{row["low"]:.1%} … {row["high"]:.1%} | {row["n"]} | {changed} |')
-    return '\n'.join(lines)
-
-
-def fill(text: str) -> str:
-    """
-    Bring README's tables up to date.
-
-    :param text: README.
-    :return: the same with new tables.
-    :raises ValueError: if a table's place is missing.
-    """
-    tables = {'arguments': argument_table(), 'parameters': parameter_table(),
-              'conveyor': conveyor_table()}
-    for name, table in tables.items():
-        pattern = re.compile(rf'(<!-- {name} -->\n)(?:(?!<!--).)*(<!-- end -->)', re.DOTALL)
-        if not pattern.search(text):
-            raise ValueError(f'README.md: no place <!-- {name} --> ... <!-- end -->')
-        text = pattern.sub(lambda match, table=table: match[1] + table + '\n' + match[2], text)
-    return text
+    return ROOT / page if page == 'README.md' else ROOT / 'docs' / page
 
 
 def main() -> int:
@@ -158,14 +36,16 @@ def main() -> int:
 
     :return: exit status.
     """
-    text = README.read_text(encoding='utf-8')
-    filled = fill(text)
-    if '--check' in sys.argv[1:]:
-        if filled != text:
-            print('README.md: tables are out of date; run docs/tables.py', file=sys.stderr)
-        return int(filled != text)
-    README.write_text(filled, encoding='utf-8')
-    return 0
+    stale = 0
+    for page, tables in PAGES.items():
+        text = path_of(page).read_text(encoding='utf-8')
+        filled = fill(page, text, tables)
+        if '--check' not in sys.argv[1:]:
+            path_of(page).write_text(filled, encoding='utf-8')
+        elif filled != text:
+            print(f'{page}: tables are out of date; run docs/tables.py', file=sys.stderr)
+            stale = 1
+    return stale
 
 
 if __name__ == '__main__':
