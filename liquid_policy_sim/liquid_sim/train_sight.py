@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,13 +14,13 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from liquid_policy.checkpoint import load_checkpoint
-from liquid_policy.export import to_policy
+from liquid_policy.export import to_checkpoint, to_policy
 from liquid_policy.features import Encoder
 from liquid_policy.policy import Policy
+from liquid_policy.runtime import EncoderRuntime
 from liquid_sim.tasks.task import Task
 from liquid_trainer.arrays import ArrayEpisodes
-from liquid_trainer.pictures import Pictures
-from liquid_trainer.sight import SightLearner, SightSettings, encode
+from liquid_trainer.sight import SightLearner, SightSettings
 
 SIGHT = 'sight.safetensors'
 _SAVE_EVERY = 500
@@ -27,7 +28,7 @@ _SAVE_EVERY = 500
 
 def with_features(task: Task, policy: Policy, data: Path, learned: list[int],
                   settings: SightSettings, output: Path, begin: Path | None = None,
-                  quiet: bool = False) -> Task:
+                  mirror: bool = True, quiet: bool = False) -> Task:
     """
     Teach the policy's encoder to see, and return the task with features before its numbers.
 
@@ -38,6 +39,7 @@ def with_features(task: Task, policy: Policy, data: Path, learned: list[int],
     :param data: the published file.
     :param learned: episodes to learn from; the others are never looked at in learning.
     :param begin: a checkpoint whose encoder is the beginning; one of random weights when None.
+    :param mirror: whether features of mirror images are wanted, too.
     :raises ValueError: if that checkpoint has another encoder.
     """
     encoder, episodes, read_pictures = policy.encoder, task.read(data), task.pictures
@@ -64,10 +66,14 @@ def with_features(task: Task, policy: Policy, data: Path, learned: list[int],
                               f'held out within {learner.error(some):.2f} (median)')
         _save(output / SIGHT, encoder, about)
     encoder.eval().requires_grad_(False)
-    with tqdm(total=2 * len(pictures.color), unit='picture', desc='features',
+    # Learned from is what will run; the exported form is also several times faster than torch.
+    eyes = EncoderRuntime(to_checkpoint(policy, task.interface, f'{task.name}-sight'))
+    wanted = task.read_mirrored is not None and pictures.mirror is not None and mirror
+    with tqdm(total=(1 + wanted) * len(pictures.color), unit='picture', desc='features',
               disable=quiet) as bar:
-        seen = encode(encoder, pictures.color, progress=bar.update)
-        mirrored = _mirrored(encoder, pictures, bar.update)
+        seen = _features(eyes, pictures.color, bar.update)
+        mirrored = _features(eyes, pictures.color, bar.update,
+                             pictures.mirror) if wanted else None
 
     def before(read, features):
         def both(path: Path) -> ArrayEpisodes:
@@ -76,16 +82,21 @@ def with_features(task: Task, policy: Policy, data: Path, learned: list[int],
                                  told.ends, encoder.settings.size)
         return both
 
-    return replace(task, read=before(task.read, seen), read_mirrored=before(
-        task.read_mirrored, mirrored) if task.read_mirrored and mirrored is not None else None)
+    both = None
+    if task.read_mirrored is not None and mirrored is not None:
+        both = before(task.read_mirrored, mirrored)
+    return replace(task, read=before(task.read, seen), read_mirrored=both)
 
 
-def _mirrored(encoder: Encoder, pictures: Pictures, progress) -> np.ndarray | None:
-    if pictures.mirror is None:
-        return None
-    blocks = range(0, len(pictures.color), 1024)        # a copy of all would fill the memory
-    return np.concatenate([encode(encoder, pictures.mirror(pictures.color[b:b + 1024]),
-                                  progress=progress) for b in blocks])
+def _features(eyes: EncoderRuntime, color: np.ndarray, progress: Callable[[int], object],
+              mirror: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+    """Return the features of all pictures, or of their mirror images, `(pictures, size)`."""
+    found, nothing = [], np.zeros(color.shape[1:3], np.float32)
+    for begin in range(0, len(color), 64):
+        some = color[begin:begin + 64]
+        found += [eyes.encode(one, nothing) for one in (mirror(some) if mirror else some)]
+        progress(len(some))
+    return np.array(found)
 
 
 def _begin(encoder: Encoder, path: Path) -> None:

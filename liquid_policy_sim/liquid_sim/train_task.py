@@ -255,7 +255,7 @@ def prepare(arguments: argparse.Namespace, resume: bool, save_every: int = 1000,
         task = with_features(
             task, policy, arguments.data, learned,
             build(SightSettings, {'seed': arguments.seed, **given['sight']}, 'sight'),
-            arguments.output, arguments.encoder, arguments.quiet)
+            arguments.output, arguments.encoder, not arguments.no_mirror, arguments.quiet)
     data, held = read_episodes(task, arguments.data, settings, arguments.share,
                                not arguments.no_mirror)
     return TaskTraining(task, TaskLearner(policy, data, settings, group), held, arguments.output,
