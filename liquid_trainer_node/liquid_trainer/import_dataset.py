@@ -19,7 +19,13 @@ from tqdm import tqdm
 
 from liquid_policy.interface import Interface, load_interface
 from liquid_trainer.formats.bag_episodes import Plan, write_bag
-from liquid_trainer.formats.dataset import Dataset, Demonstration, FormatError, Picture
+from liquid_trainer.formats.dataset import (
+    Dataset,
+    Demonstration,
+    FormatError,
+    Picture,
+    with_velocities,
+)
 from liquid_trainer.formats.diffusion_policy import read_diffusion_policy
 from liquid_trainer.formats.interfaces import (
     derive_interface,
@@ -193,6 +199,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--rate', type=float, help='steps per second, where the data do not say')
     parser.add_argument('--unit', nargs='+', default=[], metavar='PATTERN=UNIT',
                         help="such as action/*Shoulder*=rad 'observation.state=rad'")
+    parser.add_argument('--velocities', nargs='+', metavar='OBSERVATION',
+                        help='observations whose rate of change is added, as a robot would '
+                        'measure it, such as observation.state')
     parser.add_argument('--outcome', default='success', choices=('success', 'failure', 'unmarked'),
                         help='of demonstrations that do not say (default %(default)s)')
     parser.add_argument('--skip-missing', action='store_true',
@@ -232,6 +241,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.unit:
             units = dict(pair.rpartition('=')[::2] for pair in arguments.unit)
             dataset = replace(dataset, layout=with_units(dataset.layout, units))
+        if arguments.velocities:
+            dataset = with_velocities(dataset, arguments.velocities)
         if arguments.episodes:
             dataset = dataset.chosen(arguments.episodes)
         print(describe(dataset))

@@ -59,11 +59,11 @@ def same(one, other, images=True):
     assert (one.task, one.outcome) == (other.task, other.outcome)
     np.testing.assert_array_equal(one.stamps, other.stamps)
     np.testing.assert_array_equal(one.actions, other.actions)
-    assert list(one.vectors) == list(other.vectors)
+    assert set(one.vectors) == set(other.vectors)
     for name, values in one.vectors.items():
         np.testing.assert_array_equal(values, other.vectors[name])
     if images:
-        assert list(one.frames) == list(other.frames)
+        assert set(one.frames) == set(other.frames)
         for name, frames in one.frames.items():
             np.testing.assert_array_equal(np.stack(list(frames())),
                                           np.stack(list(other.frames[name]())))

@@ -9,7 +9,13 @@ from small_dataset import LAYOUT, LENGTHS, RATE, dataset, episode, same
 from liquid_policy.interface import load_interface, parse_interface
 from liquid_trainer.bags import read_episodes
 from liquid_trainer.formats.bag_episodes import Plan, bag_layout, read_bags, write_bag
-from liquid_trainer.formats.dataset import Dataset, Feature, FormatError, Layout
+from liquid_trainer.formats.dataset import (
+    Dataset,
+    Feature,
+    FormatError,
+    Layout,
+    with_velocities,
+)
 from liquid_trainer.formats.interfaces import (
     Extent,
     derive_interface,
@@ -94,6 +100,22 @@ def test_numbers_and_images_the_data_set_lacks_are_refused(tmp_path):
     lacking = replace(LAYOUT, pictures=LAYOUT.pictures[1:])
     with pytest.raises(FormatError, match=r"images called 'front'.*came \['distance'\]"):
         Plan(Dataset('x', lacking, (), episode), interface)
+
+
+def test_velocities_are_measured_with_the_positions(tmp_path):
+    made = with_velocities(dataset(), ['state'])
+    interface = imported(tmp_path / 'bags', made)
+    speed = interface.observations['state_velocity']
+    assert speed.topic == interface.observations['state'].topic == 'joint_states'
+    assert speed.fields[2] == 'velocity.wrist.turn' and speed.units == ('rad/s', 'rad/s', '1')
+    (first, *_) = read_bags([tmp_path / 'bags'], interface)
+    whole = episode(0)
+    wanted = np.diff(whole.vectors['state'].astype(float), axis=0) / np.diff(
+        whole.stamps * 1e-9)[:, None]
+    np.testing.assert_allclose(first.vectors['state_velocity'][1:], wanted, rtol=1e-5)
+    assert (first.vectors['state_velocity'][0] == 0).all()
+    with pytest.raises(FormatError, match=r"of \['state', 'force'\], came \['pose'\]"):
+        with_velocities(dataset(), ['pose'])
 
 
 def test_every_second_tick_is_taken(tmp_path):

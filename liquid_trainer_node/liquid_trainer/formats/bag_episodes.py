@@ -180,7 +180,10 @@ def bag_layout(interface: Interface, every: int = 1) -> Layout:
     Return the layout of what is read from bags of an interface.
 
     :param every: of how many ticks one is taken.
+    :raises FormatError: if that is not positive.
     """
+    if every < 1:
+        raise FormatError(f'expected to take one of 1 or more ticks, came {every}')
     features = interface.features
     pictures = () if features is None else tuple(
         Picture(name, spec.height, spec.width, spec.is_depth)
@@ -201,11 +204,8 @@ def read_bags(paths: Sequence[str | Path], interface: Interface, every: int = 1,
     :param every: take one of so many ticks.
     :param progress: called with bytes read and bytes in all.
     :param report: called with what is worth knowing.
-    :raises FormatError: if `every` is not positive.
     :raises BagError: for a bag that cannot be used.
     """
-    if every < 1:
-        raise FormatError(f'expected to take one of 1 or more ticks, came {every}')
     settings = ReadSettings(max_gap=_MOST_PERIODS / interface.rate, longest=_LONGEST)
     layout, used = bag_layout(interface, every), dict[str, int]()
     for episode in read_episodes(paths, interface, settings, progress, report):

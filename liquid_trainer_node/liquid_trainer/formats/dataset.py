@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ NANOSECONDS = 1_000_000_000
 # Data sets tell time from an episode's start; ROS takes time 0 for "not set". Episode n begins
 # n hours after this [s].
 FIRST_START = 1_000_000_000
+_SPEEDS = {'rad': 'rad/s', 'm': 'm/s', 'rad/s': 'rad/s2', 'm/s': 'm/s2'}
 
 
 class FormatError(ValueError):
@@ -29,11 +30,13 @@ class Feature:
     :param name: in the data set, such as `observation.state`.
     :param names: what each number is called, in the data set's order.
     :param units: unit of each number, `1` where the data set does not say.
+    :param of: name of the feature whose rate of change this is, number by number.
     """
 
     name: str
     names: tuple[str, ...]
     units: tuple[str, ...] = ()
+    of: str = ''
 
     def __post_init__(self) -> None:
         if not self.units:
@@ -194,6 +197,38 @@ class Dataset:
             lengths.append(len(episode))
         return ArrayEpisodes(np.concatenate(vectors).astype(np.float64),
                              np.concatenate(actions).astype(np.float64), np.cumsum(lengths))
+
+
+def with_velocities(dataset: Dataset, features: Sequence[str]) -> Dataset:
+    """
+    Return a data set that also tells how fast numbers change, from one step to the next.
+
+    Data sets often keep positions only, where a robot's joint states have velocities too. The
+    first step of an episode has none before it and counts as standing.
+
+    :param features: whose velocities are added, as `<name>_velocity`.
+    :raises FormatError: for a name the data set does not have.
+    """
+    layout = dataset.layout
+    chosen = choose([part.name for part in layout.observations], features, dataset.source,
+                    'observations')
+    speeds = tuple(Feature(f'{part.name}_velocity', tuple(f'{name}_velocity' for name in
+                                                          part.names),
+                           tuple(_SPEEDS.get(unit, '1') for unit in part.units), part.name)
+                   for part in layout.observations if part.name in chosen)
+
+    def load(number: int) -> Demonstration:
+        episode = dataset[number]
+        elapsed = np.diff(episode.stamps)[:, None] / NANOSECONDS
+        vectors = dict(episode.vectors)
+        for part in speeds:
+            values = np.asarray(vectors[part.of], np.float64)
+            speed = np.concatenate((np.zeros((1, part.size)), np.diff(values, axis=0) / elapsed))
+            vectors[part.name] = speed.astype(np.float32)
+        return replace(episode, vectors=vectors)
+
+    return replace(dataset, layout=replace(
+        layout, observations=(*layout.observations, *speeds)), load=load)
 
 
 def check(episode: Demonstration, layout: Layout, where: str) -> None:

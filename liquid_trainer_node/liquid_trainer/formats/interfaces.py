@@ -127,14 +127,16 @@ def derive_interface(layout: Layout, extent: Extent, sizes: Mapping[str, tuple[i
     if not layout.observations:
         raise FormatError('expected observed numbers, to take the control clock from, came none')
     rate, age = layout.rate, round(1.5 / layout.rate, 4)
-    observations = {}
+    observations, topics = {}, dict[str, str]()
+    sources = {feature.name: number_names(feature) for feature in layout.observations}
     for index, feature in enumerate(layout.observations):
-        name, numbers = plain_name(feature.name), number_names(feature)
+        name, kind = plain_name(feature.name), 'velocity' if feature.of else 'position'
+        topics[feature.name] = topics.get(
+            feature.of, 'joint_states' if not index else f'{name}_states')
         observations[name] = SourceSpec(
-            name=name, topic='joint_states' if not index else f'{name}_states',
-            type='sensor_msgs/msg/JointState',
-            fields=tuple(f'position.{number}' for number in numbers), units=feature.units,
-            names=numbers, rate=rate, max_age=age)
+            name=name, topic=topics[feature.name], type='sensor_msgs/msg/JointState',
+            fields=tuple(f'{kind}.{number}' for number in sources[feature.of or feature.name]),
+            units=feature.units, names=sources[feature.name], rate=rate, max_age=age)
     images, seen, told = _images(layout, sizes, camera, rate, age, features)
     action = layout.action
     names = number_names(action)
