@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / 'docs').glob('*.md'))
 IN_ENVIRONMENT = 'docker/in_environment.sh'
 # Programs of the system, and what stands before a program and says nothing about it.
-FOREIGN = {'wget', 'unzip', 'ros2', 'make', 'pip', '.'}
+FOREIGN = {'wget', 'unzip', 'ros2', 'make', 'pip', '.', 'flwr', 'flower-superlink', 'flower-supernode'}
 LAUNCHERS = ('python3', 'taskset', '-c', '0')
 
 
@@ -41,6 +41,8 @@ def program(command: str) -> tuple[tuple[str, ...], list[str]]:
     words = shlex.split(command)
     assert words[0] == IN_ENVIRONMENT, f'{command}: expected {IN_ENVIRONMENT} before it'
     words = words[1:]
+    if words[0] == 'torchrun':      # its own options end where it is told what to start
+        words = ['python3', *words[words.index('-m'):]]
     start = []
     while words[0] in LAUNCHERS:
         start.append(words.pop(0))
