@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / 'docs').glob('*.md'))
 IN_ENVIRONMENT = 'docker/in_environment.sh'
 # Programs of the system, and what stands before a program and says nothing about it.
-FOREIGN = {'wget', 'unzip', 'ros2', 'make', 'pip', '.', 'flwr', 'flower-superlink', 'flower-supernode'}
+FOREIGN = {'wget', 'unzip', 'ros2', 'make', 'pip', '.', 'flwr', 'flower-superlink',
+           'flower-supernode'}
 LAUNCHERS = ('python3', 'taskset', '-c', '0')
 
 
