@@ -64,6 +64,8 @@ def load_member(values: Mapping[str, Any], settings: FleetSettings) -> FleetMemb
 
 def _features(policy: Policy, data: Demonstrations, cache: Path) -> np.ndarray:
     """Return the features of all images, encoded once for an encoder and kept beside the bags."""
+    if policy.encoder is None:
+        return np.zeros((1, 0), np.float32)     # one row that every tick may point to
     digest = hashlib.blake2b(repr([data.names, data.image_bounds.tolist()]).encode(),
                              digest_size=12)
     digest.update(data.vectors.tobytes())
