@@ -15,7 +15,7 @@ LEARN = --interface config/manipulator.interface.yaml --core $(CORE) --seed $(SE
 # Any further arguments of the program behind a target, e.g. make demo ARGS='--parts 20'
 ARGS ?=
 
-.PHONY: help setup demo test lint train clean
+.PHONY: help setup demo test lint bench train clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: setup lint ## check style and types, then run the tests of all packages
 lint: setup ## check style and types only
 	@echo 'ruff'; $(RUN) ruff check .
 	@echo 'mypy'; $(RUN) mypy
+
+bench: setup ## measure the run time on this machine, which should do nothing else; table and page (10 minutes)
+	@$(RUN) python3 test/benchmarks/bench.py $(ARGS)
 
 train: setup ## record demonstrations in simulation and learn a policy from them (hours)
 	@$(RUN) generate --output $(TRAINING)/demonstrations --episodes $(EPISODES) --seed $(SEED)

@@ -11,21 +11,15 @@ installed are left out (quadprog, osqp and proxsuite are no part of the environm
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
-import json
-import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
-from pathlib import Path
 
 import numpy as np
+from measuring import REPOSITORY, about, arguments, keep
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / 'liquid_policy_node' / 'test'))
 
 from random_robot import arm_limits, random_urdf  # noqa: E402
@@ -35,7 +29,6 @@ from liquid_policy.barrier import FilterSettings, JointFeedback, SafetyFilter, S
 from liquid_policy.barrier_load import make_guard  # noqa: E402
 from liquid_policy.safety_spec import ObstacleSpec, PointSpec, SafetySpec  # noqa: E402
 
-RESULTS = Path(__file__).parent / 'results' / 'filter_latency.jsonl'
 JOINTS, TICK = 6, 0.01
 SPEC = SafetySpec(
     tool='tool', payload=(0.0, 1.5), torque=True, power=300.0, tool_speed=0.8,
@@ -157,17 +150,12 @@ def row_of(figure: str, policy: str, values: np.ndarray, share: float, shared: d
 
 def main() -> None:
     """Print a table; with --write keep it."""
-    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument('--ticks', type=int, default=2000, help='filter calls per solver')
-    parser.add_argument('--write', action='store_true', help='write the result file')
     options = parser.parse_args()
-    machine = f'{platform.machine()}, {os.cpu_count()} cores'
-    print(f'{machine}, Python {platform.python_version()}, numpy {np.__version__}, daqp '
+    shared = about('processor_time')
+    print(f'{shared["machine"]}, Python {platform.python_version()}, numpy {np.__version__}, daqp '
           f'{importlib.metadata.version("daqp")}, one thread, seed 0, processor time')
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=REPOSITORY, text=True,
-                            capture_output=True, check=False).stdout.strip()
-    shared = {'seeds': 1, 'preset': 'processor_time', 'commit': commit, 'machine': machine,
-              'date': date.today().isoformat()}
     problems = programmes(min(options.ticks, 500))
     exact = [barrier_qp._solve(*problem) for problem in problems]
     rows, original = [], barrier_qp._solve
@@ -194,10 +182,7 @@ def main() -> None:
         print(f'{name:>9}: solve {solve_us[0]:.0f}/{solve_us[1]:.0f} us, {wrong} of '
               f'{len(problems)} unlike daqp; call {call_us[0]:.0f}/{call_us[1]:.0f} us (p50/p99), '
               + ', '.join(f'{state.name} {count}' for state, count in states.items() if count))
-    if options.write:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(''.join(json.dumps(row) + '\n' for row in rows), encoding='utf-8')
-        print(f'written to {RESULTS.relative_to(REPOSITORY)}')
+    keep(rows, 'filter_latency', options)
 
 
 if __name__ == '__main__':

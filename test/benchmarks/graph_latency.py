@@ -189,9 +189,14 @@ def usage(pid: int) -> dict[str, float]:
 
 
 class Limiter:
-    """Lets processes run for a share of every period only, by stopping and continuing them."""
+    """
+    Lets processes run for a share of every period only, by stopping and continuing them.
 
-    def __init__(self, pids: list[int], share: float, period: float = 0.02) -> None:
+    A control group would need the right to make one; this needs none, and is the harsher of the
+    two: whoever used little is stopped as long as who used all.
+    """
+
+    def __init__(self, pids: list[int], share: float, period: float = 0.01) -> None:
         self._pids, self._share, self._period = pids, share, period
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -213,21 +218,6 @@ class Limiter:
         for pid in self._pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
-
-
-def quota_group(pids: list[int], share: float) -> Path | None:
-    """Put processes under a processor quota by control group; None where that is not allowed."""
-    path = Path('/sys/fs/cgroup') / f'liquid_bench_{os.getpid()}'
-    try:
-        path.mkdir()
-        (path / 'cpu.max').write_text(f'{round(share * 100_000)} 100000')
-        for pid in pids:
-            (path / 'cgroup.procs').write_text(str(pid))
-    except OSError:
-        with suppress(OSError):
-            path.rmdir()
-        return None
-    return path
 
 
 def specs(trainer: bool, executor: str, checkpoint: str, folder: str) -> list[NodeSpec]:
@@ -261,7 +251,7 @@ def run(options: Any, trainer: bool, executor: str = '') -> tuple[list[dict], di
         robot.start()
         began = time.time_ns()
         runner.start()
-        limiter, group = None, None
+        limiter = None
         try:
             started = wait_for(lambda: any(state in (1, 2) for _, state, _ in robot.statuses), 60)
             if not started:
@@ -275,10 +265,8 @@ def run(options: Any, trainer: bool, executor: str = '') -> tuple[list[dict], di
                     with suppress(OSError):
                         for thread in os.listdir(f'/proc/{pid}/task'):
                             os.sched_setaffinity(int(thread), {os.cpu_count() - 1})
-                group = quota_group(list(pids.values()), options.quota)
-                how = 'one core, control group' if group else 'one core, stop and continue'
-                if group is None:
-                    limiter = Limiter(list(pids.values()), options.quota)
+                limiter = Limiter(list(pids.values()), options.quota)
+                how = f'one core, running {options.quota:.0%} of every 10 ms'
             time.sleep(options.settle)
             before = {name: usage(pid) for name, pid in pids.items()}
             begin, missed = time.time_ns(), robot.statuses[-1][2]
@@ -295,9 +283,6 @@ def run(options: Any, trainer: bool, executor: str = '') -> tuple[list[dict], di
                 limiter.close()
             runner.stop()
             robot.close()
-            if group is not None:
-                with suppress(OSError):
-                    group.rmdir()
     return summarise(robot, task, begin, end, missed, before, after, memory, first - began,
                      options, how)
 
@@ -396,7 +381,8 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument('--seconds', type=float, default=110.0, help='measured, for each graph')
     parser.add_argument('--settle', type=float, default=3.0, help='left out at the start [s]')
-    parser.add_argument('--trainer', choices=('off', 'on', 'both'), default='both')
+    parser.add_argument('--trainer', choices=('off', 'on', 'both', 'none'),
+                        default='both')
     parser.add_argument('--executors', nargs='*', default=[], help='measure these too, '
                         'without trainer: single, events, multi')
     parser.add_argument('--checkpoint', default='', help="a policy; empty: the robot's own")

@@ -12,26 +12,19 @@ the clock, and on a busy one it leaves out what others used. Run it pinned to a 
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable
-from datetime import date
-from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import about, arguments, keep
 from torch import Tensor, nn
 
 from liquid_policy.core_settings import CoreSettings
 from liquid_policy.cores import build_core
 from liquid_trainer.train import keep_memory
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-RESULTS = Path(__file__).parent / 'results' / 'sequence_training.jsonl'
 INPUTS, UNITS = 140, 64
 SHORT, SINGLE, LONG = '64x100', '1x100', '1x4096'
 CORES = {
@@ -130,9 +123,8 @@ def interval(statistic: Callable[[np.ndarray], float], count: int) -> tuple[floa
 
 def main() -> None:
     """Print a table; with --write keep it."""
-    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument('--repetitions', type=int, default=15, help='turns that count')
-    parser.add_argument('--write', action='store_true', help='write the result file')
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_memory()       # as the train command does; for all alike
@@ -143,12 +135,9 @@ def main() -> None:
     steps[LONG, 'scan'] = own(LONG, 'scan')
     steps[LONG, 'sequential'] = own(LONG, 'scan', sequential=True)
     times = measure(steps, options.repetitions)
-    machine = f'{platform.machine()}, {os.cpu_count()} cores'
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=REPOSITORY, text=True,
-                            capture_output=True).stdout.strip()
-    shared = {'n': options.repetitions, 'seeds': 1, 'preset': 'one_thread', 'commit': commit,
-              'machine': machine, 'date': date.today().isoformat()}
-    print(f'{machine}, Python {platform.python_version()}, torch {torch.__version__}, one '
+    shared = {**about(), 'n': options.repetitions}
+    print(f'{shared["machine"]}, Python {platform.python_version()}, torch '
+          f'{torch.__version__}, one '
           f'thread, seed 0, {options.repetitions} turns')
     rows = []
     for (task, name), values in times.items():
@@ -163,10 +152,7 @@ def main() -> None:
         print(f'{task:>8} {name:>16} {value:>6.1f} x {against}   {low:.1f} to {high:.1f}')
         rows.append({'figure': 'speedup', 'task': task, 'policy': name, 'against': against,
                      'value': value, 'low': low, 'high': high, 'unit': '1', **shared})
-    if options.write:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(''.join(json.dumps(row) + '\n' for row in rows), encoding='utf-8')
-        print(f'written to {RESULTS.relative_to(REPOSITORY)}')
+    keep(rows, 'sequence_training', options)
 
 
 if __name__ == '__main__':
