@@ -15,6 +15,7 @@ stages come from /proc and from /diagnostics.
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import signal
@@ -342,7 +343,7 @@ def summarise(robot: Robot, task: str, begin: int, end: int, missed: int, before
                                       shared))
     for row in rows:
         row['quota'] = how
-    return rows, {'task': task, 'images': images, 'ticks': ticks, 'rows': rows}
+    return rows, {'task': task, 'images': images, 'ticks': ticks, 'rows': rows, 'memory': memory}
 
 
 def report(found: dict) -> None:
@@ -376,9 +377,9 @@ def report(found: dict) -> None:
                 + ' ms')
 
 
-def main() -> None:
-    """Print a table; with --write keep it."""
-    parser = arguments(__doc__)
+def graph_arguments(description: str) -> argparse.ArgumentParser:
+    """Return what every run of the graph can be told."""
+    parser = arguments(description)
     parser.add_argument('--seconds', type=float, default=110.0, help='measured, for each graph')
     parser.add_argument('--settle', type=float, default=3.0, help='left out at the start [s]')
     parser.add_argument('--trainer', choices=('off', 'on', 'both', 'none'),
@@ -388,7 +389,12 @@ def main() -> None:
     parser.add_argument('--checkpoint', default='', help="a policy; empty: the robot's own")
     parser.add_argument('--quota', type=float, default=0.0,
                         help='share of one core for all nodes together; 0: no limit')
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Print a table; with --write keep it."""
+    options = graph_arguments(__doc__).parse_args()
     os.environ['ROS_DOMAIN_ID'] = str(20 + os.getpid() % 80)
     graphs = [(trainer, '') for trainer in (False, True)
               if options.trainer in ('both', 'on' if trainer else 'off')]
