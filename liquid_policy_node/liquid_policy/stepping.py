@@ -10,6 +10,7 @@ import numpy as np
 
 from liquid_policy.checkpoint import Checkpoint, encoder_identity
 from liquid_policy.conversion import NANOSECONDS
+from liquid_policy.low_pass import LowPass
 from liquid_policy.runtime import Distribution, ModeKeeper, PolicyRuntime, chunk_time
 
 
@@ -69,6 +70,7 @@ class Model:
         self._gap = gap
         self._runtime = PolicyRuntime(checkpoint, threads, seed)
         self._keeper = ModeKeeper.of(checkpoint, threshold)
+        self._low_pass = LowPass.of(checkpoint)
         self.reset()
 
     def reset(self, seed: int | None = None) -> None:
@@ -81,6 +83,8 @@ class Model:
             self._runtime.seed(seed)
         self._state = self._runtime.initial_state()
         self._keeper.reset()
+        if self._low_pass is not None:
+            self._low_pass.reset()
         self.last: int | None = None
 
     def elapsed(self, tick: int) -> float | None:
@@ -106,8 +110,9 @@ class Model:
         if elapsed is None:
             self.reset()
             elapsed = self._period
+        vector = inputs.vector if self._low_pass is None else self._low_pass.step(inputs.vector)
         state, distribution = self._runtime.step(
-            inputs.features, inputs.vector, elapsed, self._state)
+            inputs.features, vector, elapsed, self._state)
         if not _finite(state, distribution):
             self.reset()
             raise ValueError(f'model {self.version} answered with numbers that are not finite; '

@@ -60,7 +60,7 @@ class TrainerSettings(NodeSettings):
     replay: float = parameter(
         0.5, 'Share of old windows in every step; 0 switches replay off.', '1', low=0.0, high=1.0)
     consolidation: float = parameter(
-        0.001, 'Strength of elastic weight consolidation; 0 switches it off.', '1', low=0.0,
+        2.0, 'Strength of elastic weight consolidation; 0 switches it off.', '1', low=0.0,
         high=1e6)
     correction: float = parameter(
         4.0, 'Weight of a tick at which somebody showed the running policy another action.', '1',

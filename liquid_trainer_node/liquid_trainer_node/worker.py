@@ -30,7 +30,7 @@ class WorkerSettings:
     folder: Path | None = None
     rate: float = 1e-3
     replay: float = 0.5
-    consolidation: float = 1e-3
+    consolidation: float = 2.0
     correction: float = 4.0
     period: float = 0.5
     least_windows: int = 2

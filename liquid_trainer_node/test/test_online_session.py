@@ -11,10 +11,11 @@ import torch
 
 from liquid_policy.checkpoint import encoder_identity, load_checkpoint
 from liquid_policy.cores import OdeCore
+from liquid_trainer.online.batch import answer_rows
 from liquid_trainer.online.consolidation import Consolidation
 from liquid_trainer.online.files import read_lines
 from liquid_trainer.online.gate import GateSettings
-from liquid_trainer.online.learner import OnlineLearner, resting_policy
+from liquid_trainer.online.learner import OnlineLearner, resting_policy, with_filter
 from liquid_trainer.online.promotion import SETTLED, WATCHING
 from liquid_trainer.online.scores import combined_error, score
 from liquid_trainer.online.session import OnlineSession, SessionSettings, standing_of
@@ -125,7 +126,7 @@ def test_replay_keeps_what_recent_windows_contradict(checkpoint, replay):
     old = make_window(1)
     learner.add(old)
     learner.add(make_window(2, begin=100_000))
-    assert len(learner.recent) == 1 and len(learner.reservoir) == 2
+    assert len(learner.recent) == 1 and len(learner.reservoir) == 1
     drawn = [w.ticks[0] for _ in range(20) for w in learner._draw(4)]
     assert (0 in drawn) is (replay > 0)
 
@@ -276,3 +277,21 @@ def test_wrong_demonstrations_do_not_pass_the_gate(make_session, checkpoint):
     before = combined_error(score(start, clean)).mean()
     assert session.learner.steps > 30
     assert combined_error(score(session.running_policy, clean)).mean() <= before
+
+
+def test_a_filter_on_the_inputs_goes_with_the_checkpoint(checkpoint, tmp_path):
+    """Torch and the run-time form see the same filtered inputs; by default there is no filter."""
+    from liquid_policy.stepping import Inputs, Model
+    assert resting_policy(checkpoint).low_pass is None
+    learner = OnlineLearner(checkpoint, LearnerSettings(low_pass=15.0))
+    made = make_candidate(with_filter(checkpoint, learner.settings), learner.policy, 1, {})
+    made.save(tmp_path / 'made.safetensors')
+    window = make_window(ticks=30)
+    model = Model(load_checkpoint(tmp_path / 'made.safetensors'))
+    for tick, features, vector in zip(window.ticks, window.features, window.vectors, strict=True):
+        step = model.step(Inputs(int(tick) + TICK, features, vector))
+    rows = answer_rows(learner.policy, [window], np.array([[29]]))
+    told = learner.policy.target_scaling.inverse(rows.mean)[0].detach().numpy()
+    np.testing.assert_allclose(step.distribution.estimate_mean, told, atol=1e-4)
+    raw = answer_rows(resting_policy(checkpoint), [window], np.array([[29]]))
+    assert np.abs((rows.mean - raw.mean).detach().numpy()).max() > 1e-3

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from liquid_policy.heads.mixture import Mixture
+from liquid_policy.low_pass import LowPass
 from liquid_policy.policy import Policy
 from liquid_trainer.online.window import Window
 
@@ -42,16 +43,26 @@ class Rows:
     targets: Tensor
 
 
+def filtered(window: Window, low_pass: LowPass | None) -> np.ndarray:
+    """Return a window's vectors as the policy is fed them, `(T, vector)`."""
+    if low_pass is None:
+        return window.vectors
+    return low_pass.run(window.vectors).astype(np.float32)
+
+
 def answer_rows(policy: Policy, windows: Sequence[Window], ticks: np.ndarray) -> Rows:
     """
     Run a policy over windows from an empty state and ask its heads at some ticks.
 
-    :param policy: in evaluation mode; its encoder is not used.
+    :param policy: in evaluation mode; its encoder is not used. An attribute `low_pass` filters
+        its vectors.
     :param windows: of equal length T.
     :param ticks: which ticks of each window count, `(windows, n)`.
     """
     device = policy.input_scaling.center.device
-    observed = np.stack([np.concatenate((w.features, w.vectors), axis=1) for w in windows])
+    low_pass = getattr(policy, 'low_pass', None)
+    observed = np.stack([np.concatenate((w.features, filtered(w, low_pass)), axis=1)
+                         for w in windows])
     x = policy.normalise(torch.from_numpy(observed).to(device))
     elapsed = torch.from_numpy(np.stack([w.elapsed() for w in windows]))[..., None].to(device)
     outputs, _ = policy.core.sequence(x, elapsed, policy.initial_state(len(windows)))

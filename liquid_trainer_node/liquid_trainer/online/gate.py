@@ -42,7 +42,7 @@ class GateSettings:
         'description': 'share of recent windows on which it must be better'})
     loss_tolerance: float = field(default=0.05, metadata={
         'description': 'largest loss on old skills', 'unit': 'nat/number'})
-    error_tolerance: float = field(default=0.05, metadata={
+    error_tolerance: float = field(default=0.1, metadata={
         'description': 'largest growth of an error on old skills, as a share of it'})
 
     def __post_init__(self):

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from liquid_policy.checkpoint import Checkpoint
 from liquid_policy.conversion import NANOSECONDS
 from liquid_policy.export import to_policy
+from liquid_policy.low_pass import CARD, LowPass
 from liquid_policy.policy import Policy
 from liquid_trainer.average import update_average
 from liquid_trainer.online.batch import action_losses, answer_rows, target_losses
@@ -30,10 +32,22 @@ from liquid_trainer.online.window import Window
 
 
 def resting_policy(checkpoint: Checkpoint, device: str = 'cpu') -> Policy:
-    """Return a checkpoint's policy without its encoder, which rests: features are the inputs."""
+    """
+    Return a checkpoint's policy without its encoder, which rests: features are the inputs.
+
+    Its attribute `low_pass` is the filter of its vectors, or None.
+    """
     policy = to_policy(checkpoint)
     policy.encoder = None
+    policy.low_pass = LowPass.of(checkpoint)
     return policy.to(device)
+
+
+def with_filter(checkpoint: Checkpoint, settings: LearnerSettings) -> Checkpoint:
+    """Return the checkpoint with the input filter that the settings ask for, if they ask."""
+    if not settings.low_pass:
+        return checkpoint
+    return replace(checkpoint, card={**checkpoint.card, CARD: settings.low_pass})
 
 
 class OnlineLearner:
@@ -54,7 +68,7 @@ class OnlineLearner:
         :param folder: of the reservoir; None keeps it in memory.
         """
         self.settings = settings = settings or LearnerSettings()
-        self.policy = resting_policy(checkpoint, settings.device)
+        self.policy = resting_policy(with_filter(checkpoint, settings), settings.device)
         self._trained = list(self.policy.parameters())
         self.reservoir = Reservoir(folder, settings.reservoir, settings.seed)
         self.recent: deque[Window] = deque()
@@ -98,8 +112,8 @@ class OnlineLearner:
             self.recent.clear()     # time went back
         self.recent.append(window)
         while newest - self.recent[0].ticks[-1] > self.settings.recent * NANOSECONDS:
-            self.recent.popleft()
-        self.reservoir.offer(window)
+            # Only what is no longer recent: else what comes now would crowd out what was before.
+            self.reservoir.offer(self.recent.popleft())
 
     def forget(self, episode: str) -> int:
         """

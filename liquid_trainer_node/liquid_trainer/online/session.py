@@ -14,7 +14,7 @@ from liquid_policy.checkpoint import Checkpoint, CheckpointError
 from liquid_policy.policy import Policy
 from liquid_trainer.online.gate import GateSettings, Scores, Verdict, judge
 from liquid_trainer.online.journal import Journal
-from liquid_trainer.online.learner import OnlineLearner, resting_policy
+from liquid_trainer.online.learner import OnlineLearner, resting_policy, with_filter
 from liquid_trainer.online.promotion import (
     ANNOUNCED,
     SETTLED,
@@ -43,9 +43,9 @@ class SessionSettings:
         'description': 'windows to learn from before the first step'})
     attempt: float = field(default=5.0, metadata={
         'description': 'from one attempt at a promotion to the next', 'unit': 's'})
-    judged: int = field(default=8, metadata={
+    judged: int = field(default=3, metadata={
         'description': 'newest held-out windows that candidates are judged by'})
-    skills: int = field(default=24, metadata={
+    skills: int = field(default=16, metadata={
         'description': 'held-out windows frozen as the old-skill set where none was given'})
     patience: float = field(default=10.0, metadata={
         'description': 'how long the policy node may take to propose with a promoted policy',
@@ -126,7 +126,8 @@ class OnlineSession:
         self.learner = OnlineLearner(self._base, learner,
                                      None if folder is None else folder / 'replay')
         self.learner.restart(self._running.state_dict())
-        self._candidate = self._policy(start)
+        self._made_from = with_filter(self._base, learner)
+        self._candidate = resting_policy(self._made_from)
         self._held_out: deque[Window] = deque(maxlen=self.settings.judged)
         self._skills = list(skills)
         self._given = bool(skills)
@@ -295,7 +296,7 @@ class OnlineSession:
         assert self.promotions is not None
         previous, shadow = self.running, self._running
         checkpoint = make_candidate(
-            self._base, self._candidate, self.promotions.ledger.promotions + 1,
+            self._made_from, self._candidate, self.promotions.ledger.promotions + 1,
             {'from': previous.version, 'verdict': verdict.reason, **numbers})
         yield
         window = self._held_out[-1]

@@ -25,14 +25,14 @@ class LearnerSettings:
     stride: int = field(default=4, metadata={'description': 'ticks from loss to loss'})
     burn_in: float = field(default=0.25, metadata={
         'description': 'share of a window without loss: the state finds itself'})
-    recent: float = field(default=60.0, metadata={
+    recent: float = field(default=30.0, metadata={
         'description': 'how long live windows count as recent', 'unit': 's'})
     replay: float = field(default=0.5, metadata={
         'description': 'share of the windows drawn from the reservoir; 0 switches replay off'})
     reservoir: int = field(default=512, metadata={'description': 'windows kept on disk'})
-    consolidation: float = field(default=1e-3, metadata={
+    consolidation: float = field(default=2.0, metadata={
         'description': 'strength of elastic weight consolidation; 0 switches it off'})
-    fisher_windows: int = field(default=24, metadata={
+    fisher_windows: int = field(default=16, metadata={
         'description': 'windows that the Fisher information is measured on'})
     correction: float = field(default=4.0, metadata={
         'description': 'weight of a tick at which somebody showed the running policy another '
@@ -45,6 +45,9 @@ class LearnerSettings:
     target_weight: float = field(default=1.0, metadata={'description': "of the targets' loss"})
     hindsight: bool = field(default=True, metadata={
         'description': 'label the targets of earlier ticks by what is seen later'})
+    low_pass: float = field(default=0.0, metadata={
+        'description': "cutoff of a low-pass filter on the candidate's vector inputs; 0: as the "
+                       'checkpoint was trained', 'unit': 'Hz'})
     precision: str = field(default='auto', metadata={
         'description': 'auto: bfloat16 on a GPU that supports it, else float32'})
     device: str = field(default='cpu', metadata={'description': 'cpu | cuda'})
@@ -61,7 +64,7 @@ class LearnerSettings:
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f'{name}: expected 0 to below 1, came {getattr(self, name)}')
         for name in ('weight_decay', 'warm_up', 'recent', 'consolidation', 'fisher_windows',
-                     'tolerance', 'target_weight'):
+                     'tolerance', 'target_weight', 'low_pass'):
             if not getattr(self, name) >= 0:
                 raise ValueError(f'{name}: expected 0 or more, came {getattr(self, name)}')
         if not 0.0 <= self.replay <= 1.0:

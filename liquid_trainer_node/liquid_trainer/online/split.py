@@ -27,7 +27,7 @@ class TimeSplit:
     away. Whole stretches of time can.
     """
 
-    period: float = field(default=10.0, metadata={
+    period: float = field(default=8.0, metadata={
         'description': 'from one held-out stretch to the next', 'unit': 's'})
     held_out: float = field(default=2.6, metadata={
         'description': 'length of a held-out stretch; longer than a window', 'unit': 's'})

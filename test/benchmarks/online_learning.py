@@ -1,0 +1,316 @@
+"""
+What does learning on the robot give when conditions change, and what does it cost in old ones?
+
+A policy drives the conveyor under conditions it was trained for; then the belt runs about twice
+as fast as it ever did in training, with heavier parts than any it saw. The expert demonstrates
+all the time and takes over where the policy is far off; the learner listens, and what it promotes
+drives. Beside it the policy as shipped is asked the same on the same inputs. Switching a
+part of the learner off is tried on the same recorded readings.
+
+`docker/in_environment.sh python3 test/benchmarks/online_learning.py --preset full`: hours on two
+idle cores; `--preset quick` minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from liquid_policy.checkpoint import file_digest, load_checkpoint
+from liquid_policy.interface import load_interface
+from liquid_sim import drivers, scene
+from liquid_sim.conveyor import ConveyorSettings, ConveyorSim
+from liquid_sim.evaluate import append_rows, commit, wilson
+from liquid_sim.online_cell import LearningCell, Log, Phase, Tape, play
+from liquid_sim.rollout import run_episode
+from liquid_trainer.online.files import write_atomically
+from liquid_trainer.online.gate import GateSettings
+from liquid_trainer.online.session import OnlineSession, SessionSettings, standing_of
+from liquid_trainer.online.settings import LearnerSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = Path(__file__).parent / 'results' / 'online_learning.jsonl'
+PICTURE = ROOT / 'docs' / 'online.png'
+SHIPPED = ROOT / 'liquid_policy_node' / 'checkpoints' / 'manipulator.safetensors'
+OLD = ConveyorSettings()
+# Twice the fastest belt and heavier than the heaviest part in training. On the speeds between
+# (`unseen`) the shipped policy is as good as on those it saw, so they would show nothing.
+NEW = ConveyorSettings(speeds=((0.42, 0.50),), masses=((1.5, 2.2),))
+LEARNER = LearnerSettings()
+VARIANTS = {
+    'online': (LEARNER, GateSettings()),
+    'online-replay': (replace(LEARNER, replay=0.0), GateSettings()),
+    'online-consolidation': (replace(LEARNER, consolidation=0.0), GateSettings()),
+    'online-gate': (LEARNER, GateSettings(enabled=False)),
+}
+PRESETS = {'quick': ((0, 1), 60.0, 60.0, 0, ('online',)),
+           'middle': ((0, 1, 2), 60.0, 120.0, 20, ('online',)),
+           'full': ((0, 1, 2, 3, 4), 60.0, 600.0, 100, tuple(VARIANTS))}
+AT = (30.0, 45.0)       # after the change: when "after 30 s" is measured [s]
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    One seed.
+
+    :param before: how long conditions are old [s].
+    :param after: how long they are new [s].
+    :param parts: to judge success by, per policy and task.
+    :param keep: folder for what was found.
+    """
+
+    seed: int
+    before: float
+    after: float
+    parts: int
+    variants: tuple[str, ...]
+    keep: Path
+
+
+@dataclass
+class Found:
+    """What came of a seed, by variant."""
+
+    seed: int
+    logs: dict[str, Log]
+    counts: dict[str, tuple[int, int, int]]
+    steps: list[float]
+    success: dict[str, tuple[int, int]]
+
+    def save(self, folder: Path) -> None:
+        """Write it as JSON, so that a run that was broken off goes on with the next seed."""
+        write_atomically(folder / f'seed_{self.seed}.json', json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def load(cls, folder: Path, seed: int) -> Found | None:
+        """Return what `save` wrote, None if there is nothing."""
+        path = folder / f'seed_{seed}.json'
+        if not path.exists():
+            return None
+        values = json.loads(path.read_text())
+        values['logs'] = {name: Log(**log) for name, log in values['logs'].items()}
+        return cls(**values)
+
+
+def make_session(variant: str, folder: Path) -> OnlineSession:
+    """Return a learner that begins with the shipped policy and forgets what it wrote."""
+    learner, gate = VARIANTS[variant]
+    start = load_checkpoint(SHIPPED)
+    return OnlineSession(standing_of(start, SHIPPED, file_digest(SHIPPED)), folder, learner, gate,
+                         settings=SessionSettings(skills=10))
+
+
+def time_steps(session: OnlineSession) -> list[float]:
+    """Have the processor time of every optimisation step noted [s]."""
+    times: list[float] = []
+    step = session.learner.step
+
+    def timed():
+        spent = 0.0
+        pieces = step()
+        while True:
+            began = time.thread_time()
+            more = next(pieces, 'end')
+            spent += time.thread_time() - began
+            if more == 'end':
+                break
+            yield
+        times.append(spent)
+    session.learner.step = timed        # type: ignore[method-assign]
+    return times
+
+
+def run(job: Job) -> Found:
+    """Run one seed, or return what was kept of it."""
+    known = Found.load(job.keep, job.seed)
+    if known is not None:
+        return known
+    interface = load_interface(scene.find_interface())
+    shipped = load_checkpoint(SHIPPED)
+    found = Found(job.seed, {}, {}, [], {})
+    tape = Tape()
+    last: dict[str, Path] = {'frozen': SHIPPED}
+    with tempfile.TemporaryDirectory() as folder:
+        for variant in job.variants:
+            session = make_session(variant, Path(folder) / variant)
+            times = time_steps(session)
+            if variant == 'online':
+                cell = LearningCell(shipped, session, drivers.Safety(interface))
+                log = cell.run([Phase(OLD, job.before), Phase(NEW, job.after)], job.seed)
+                tape = cell.tape
+            else:
+                log = play(tape, shipped, session)
+            found.steps += times
+            found.logs[variant] = log
+            counts = session.counts
+            found.counts[variant] = (counts.promotions, counts.refusals, counts.roll_backs)
+            last[variant] = Path(session.running.path)
+            print(f'seed {job.seed} {variant}: {counts}', flush=True)
+            for line in session.journal.recent:
+                print(f'  {line["event"]}: {line["text"]}', flush=True)
+        if job.parts:
+            for name, path in last.items():
+                for task, settings in (('seen', OLD), ('shifted', NEW)):
+                    found.success[f'{name} {task}'] = pick(path, settings, job)
+                    print(f'seed {job.seed} {found.success}', flush=True)
+    found.save(job.keep)
+    return found
+
+
+def pick(path: Path, settings: ConveyorSettings, job: Job) -> tuple[int, int]:
+    """Return how many parts a policy picks without any help, and of how many."""
+    sim = ConveyorSim(settings, 3_000_000 + job.seed)
+    try:
+        outcome = run_episode(
+            sim, drivers.PolicyDriver(sim, load_checkpoint(path)),
+            drivers.Safety(load_interface(scene.find_interface())), 3_000_000 + job.seed,
+            job.parts)
+        return outcome.picked, outcome.seen
+    finally:
+        sim.close()
+
+
+def between(log: Log, begin: float, end: float) -> tuple[float, float]:
+    """Return the median error of the policy in charge and of the frozen one [m]."""
+    times = np.array(log.times)
+    inside = (times >= begin) & (times < end)
+    if not inside.any():
+        return float('nan'), float('nan')
+    return (float(np.median(np.array(log.errors)[inside])),
+            float(np.median(np.array(log.frozen)[inside])))
+
+
+def interval(values: list[float]) -> dict:
+    """Return mean and 95 % interval over seeds (Student's t; none for one seed)."""
+    known = np.array([value for value in values if np.isfinite(value)])
+    if len(known) < 2:
+        return {'value': float(known.mean()) if len(known) else float('nan')}
+    wide = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}.get(len(known), 2.0)
+    half = wide * known.std(ddof=1) / np.sqrt(len(known))
+    return {'value': float(known.mean()), 'low': float(known.mean() - half),
+            'high': float(known.mean() + half)}
+
+
+def rows_of(results: list[Found], jobs: list[Job], preset: str) -> list[dict]:
+    """Return the figures as JSON lines are written."""
+    about = {'seeds': [job.seed for job in jobs], 'preset': preset, 'commit': commit(),
+             'machine': f'{platform.machine()}, {os.cpu_count()} cores',
+             'date': date.today().isoformat()}
+    job, rows = jobs[0], []
+    for variant in job.variants:
+        name = f'cfc-mixed+mixture {variant}'
+        pairs = [between(found.logs[variant], job.before + AT[0], job.before + AT[1])
+                 for found in results]
+        cut = interval([1.0 - now / frozen for now, frozen in pairs])
+        rows.append({'figure': 'pose_error_reduction_30s', 'task': 'shifted', 'policy': name,
+                     'against': 'cfc-mixed+mixture', **cut, 'unit': '1', 'n': len(pairs),
+                     **about})
+        for column, who in ((0, name), (1, f'cfc-mixed+mixture frozen beside {variant}')):
+            for begin in np.arange(0.0, job.before + job.after, 15.0):
+                errors = [between(found.logs[variant], begin, begin + 15.0)[column]
+                          for found in results]
+                rows.append({'figure': 'pose_error', 'task': 'shifted', 'policy': who,
+                             **interval(errors), 'unit': 'm', 'n': len(errors),
+                             'time': begin - job.before, **about})
+        for index, figure in enumerate(('promotions', 'refusals', 'roll_backs')):
+            rows.append({'figure': figure, 'task': 'shifted', 'policy': name,
+                         **interval([float(found.counts[variant][index]) for found in results]),
+                         'unit': '1', 'n': len(results), **about})
+    steps = np.concatenate([found.steps for found in results])
+    for figure, share in (('step_p50', 50), ('step_p99', 99)):
+        rows.append({'figure': figure, 'task': 'training', 'policy': 'cfc-mixed+mixture online',
+                     'value': float(np.percentile(steps, share)), 'unit': 's', 'n': len(steps),
+                     **about})
+    return rows + success_rows(results, about)
+
+
+def success_rows(results: list[Found], about: dict) -> list[dict]:
+    """Return success per policy and task, and what it lost on the old conditions."""
+    rows, rates = [], {}
+    for key in results[0].success:
+        name, task = key.rsplit(' ', 1)
+        picked, seen = (sum(found.success[key][part] for found in results) for part in (0, 1))
+        low, high = wilson(picked, seen)
+        rates[name, task] = picked / seen
+        rows.append({'figure': 'success', 'task': task, 'policy': f'cfc-mixed+mixture {name}',
+                     'value': picked / seen, 'low': low, 'high': high, 'unit': '1', 'n': seen,
+                     **about})
+    rows += [{'figure': 'old_skill_loss', 'task': 'seen', 'policy': f'cfc-mixed+mixture {name}',
+              'against': 'cfc-mixed+mixture', 'value': rates['frozen', 'seen'] - rate,
+              'unit': '1', 'n': len(results), **about}
+             for (name, task), rate in rates.items() if task == 'seen' and name != 'frozen']
+    return rows
+
+
+def draw(results: list[Found], job: Job, path: Path) -> None:
+    """Plot the error over time, running and frozen, a thin line per seed."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+    figure, axes = pyplot.subplots(figsize=(8, 4.2))
+    begins = np.arange(0.0, job.before + job.after, 10.0)
+    middles = begins - job.before + 5.0
+    for column, label, color in ((1, 'as shipped', '#999999'), (0, 'learning', '#1764ab')):
+        curves = 1e3 * np.array([
+            [between(found.logs['online'], begin, begin + 10.0)[column] for begin in begins]
+            for found in results])
+        axes.plot(middles, curves.T, color=color, alpha=0.3, linewidth=0.8)
+        axes.plot(middles, np.nanmean(curves, 0), color=color, linewidth=2.0, label=label)
+    axes.axvline(0.0, color='black', linewidth=0.8, linestyle=':')
+    axes.set(xlabel='time since belt and parts changed [s]',
+             ylabel='median error of the part position [mm]', ylim=(0.0, None))
+    axes.legend(frameon=False)
+    axes.set_title(f'Belt twice as fast, parts heavier than in training; {len(results)} seeds',
+                   fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument('--preset', choices=PRESETS, default='quick')
+    parser.add_argument('--seeds', type=int, nargs='+', default=None)
+    parser.add_argument('--after', type=float, default=None, help='seconds of change')
+    parser.add_argument('--parts', type=int, default=None, help='to judge success by, per seed')
+    parser.add_argument('--variants', nargs='+', choices=VARIANTS, default=None)
+    parser.add_argument('--processes', type=int, default=1)
+    parser.add_argument('--keep', type=Path, default=ROOT / 'runs' / 'online_learning',
+                        help='folder for what was found of each seed; a seed that is there is '
+                        'not run again')
+    parser.add_argument('--append', type=Path, default=RESULTS)
+    parser.add_argument('--picture', type=Path, default=PICTURE)
+    arguments = parser.parse_args()
+    seeds, before, after, parts, variants = PRESETS[arguments.preset]
+    seeds = seeds if arguments.seeds is None else tuple(arguments.seeds)
+    after = after if arguments.after is None else arguments.after
+    parts = parts if arguments.parts is None else arguments.parts
+    variants = variants if arguments.variants is None else ('online', *(
+        name for name in arguments.variants if name != 'online'))
+    jobs = [Job(seed, before, after, parts, variants, arguments.keep) for seed in seeds]
+    began = time.monotonic()
+    with ProcessPoolExecutor(arguments.processes) as pool:
+        results = list(pool.map(run, jobs))
+    rows = rows_of(results, jobs, arguments.preset)
+    append_rows(arguments.append, rows)
+    draw(results, jobs[0], arguments.picture)
+    for row in rows:
+        if row['figure'] != 'pose_error':
+            print(f'{row["policy"]:42s} {row["task"]:9s} {row["figure"]:26s} {row["value"]:.4g} '
+                  f'{row["unit"]}')
+    print(f'{time.monotonic() - began:.0f} s')
+
+
+if __name__ == '__main__':
+    main()
