@@ -2,6 +2,12 @@
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,6 +142,40 @@ def test_one_command_learns_counts_and_reports_and_does_nothing_twice(data, tmp_
     again = [json.loads(line) for line in (tmp_path / 'figures.jsonl').read_text().splitlines()]
     assert [row['value'] for row in again if 'plan' not in row['figure']] \
         == [row['value'] for row in rows if 'plan' not in row['figure']]
+
+
+_PARENT = """
+import os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from liquid_sim.benchmark.run import end_with_parent
+if __name__ == '__main__':
+    with ProcessPoolExecutor(1, get_context('spawn'), end_with_parent) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        pool.submit(time.sleep, 100)
+        time.sleep(100)
+"""
+
+
+def test_workers_end_when_the_command_is_killed(tmp_path):
+    (tmp_path / 'parent.py').write_text(_PARENT)
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)}
+    with subprocess.Popen([sys.executable, str(tmp_path / 'parent.py')], env=environment,
+                          stdout=subprocess.PIPE, text=True) as parent:
+        worker = int(parent.stdout.readline())
+        os.kill(worker, 0)              # it is there
+        parent.send_signal(signal.SIGKILL)
+    for _ in range(300):
+        try:
+            state = Path(f'/proc/{worker}/stat').read_text().rpartition(')')[2].split()[0]
+        except OSError:
+            break
+        if state == 'Z':                # ended, and nobody has asked how
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(worker, signal.SIGKILL)
+        pytest.fail('the worker outlived the command')
 
 
 def test_unknown_label_is_refused_by_name(data, tmp_path, capsys):

@@ -10,8 +10,10 @@ where it stopped. `--preset full` asks every question with three seeds and takes
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -40,6 +42,7 @@ from liquid_trainer.train import keep_memory
 
 RESULT = 'result.json'
 _CHUNKS = 400               # plans timed per policy
+_DIE_WITH_PARENT = 1        # PR_SET_PDEATHSIG, linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -157,11 +160,16 @@ def plan_times(checkpoints: dict[str, Path], rounds: int = _CHUNKS) -> dict[str,
     return {name: np.array(found) for name, found in times.items()}
 
 
+def end_with_parent() -> None:
+    """End this process when its parent is killed: it would go on and write where others do."""
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+
+
 def run(jobs: list[Job], processes: int) -> list[dict[str, Any]]:
     """Do jobs in parallel, one processor thread each, with a bar; in the order given."""
     found: dict[int, dict[str, Any]] = {}
     # spawn: a forked process would inherit torch's threads, which do not survive a fork.
-    with ProcessPoolExecutor(processes, mp_context=get_context('spawn')) as pool, tqdm(
+    with ProcessPoolExecutor(processes, get_context('spawn'), end_with_parent) as pool, tqdm(
             total=len(jobs), unit='policy', disable=None) as bar:
         futures = {pool.submit(measure, job): index for index, job in enumerate(jobs)}
         for future in as_completed(futures):
