@@ -7,8 +7,8 @@ import pytest
 
 from liquid_sim.tasks import push_t
 from liquid_sim.tasks.registry import NAMES, find_task
-from liquid_sim.tasks.zarr_arrays import ZarrError, read_array
 from liquid_trainer.arrays import ArrayError
+from liquid_trainer.formats.zarr_arrays import ZarrError, read_array
 
 
 def _world():

@@ -13,8 +13,8 @@ import numpy as np
 
 from liquid_policy.interface import parse_interface
 from liquid_sim.tasks.task import Outcome, Task
-from liquid_sim.tasks.zarr_arrays import read_array
 from liquid_trainer.arrays import ArrayEpisodes, ArrayError
+from liquid_trainer.formats.zarr_arrays import read_array
 
 STEPS, PERIOD = 300, 0.1        # of an episode; of the control clock [s]
 _GOAL = np.array([256.0, 256.0, np.pi / 4])     # of the outline: x, y [px], angle [rad]
