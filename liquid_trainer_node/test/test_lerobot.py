@@ -133,6 +133,8 @@ def _edit(folder, change):
      'action: expected a name of its own for each number'),
     (lambda i: i['features'][CAMERA].update(shape=[32, 48, 1]),
      r'expected colour images \(height, width, 3\), came \(32, 48, 1\)'),
+    (lambda i: i['features'][CAMERA].update(info={'video.is_depth_map': True}),
+     'observation.images.front: expected colour, came a depth video'),
     (lambda i: i['features'][CAMERA].update(shape=[16, 48, 3]),
      r'row 0: expected a picture of \(16, 48, 3\), came \(32, 48, 3\)'),
     (lambda i: i.update(total_episodes=4), 'expected 4 episodes as info.json says, came 3'),

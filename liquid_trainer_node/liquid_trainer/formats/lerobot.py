@@ -136,6 +136,10 @@ def _picture(name: str, made: dict[str, Any], path: Path) -> Picture:
     axes = [str(axis) for axis in _flat(made.get('names'))]
     if len(shape) == 3 and (axes[:1] in (['channels'], ['channel'], ['c']) or shape[0] == 3):
         shape = (*shape[1:], shape[0])
+    told = {**(made.get('video_info') or {}), **(made.get('info') or {})}
+    if told.get('is_depth_map') or told.get('video.is_depth_map'):
+        raise FormatError(f'{path}: {name}: expected colour, came a depth video; leave it out by '
+                          'naming the images you want')
     if len(shape) != 3 or shape[2] != 3:
         raise FormatError(f'{path}: {name}: expected colour images (height, width, 3), came '
                           f'{shape}; leave it out by naming the images you want')
