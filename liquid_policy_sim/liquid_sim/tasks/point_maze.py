@@ -8,6 +8,8 @@ al., arXiv:2004.07219), which have the same layout.
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +90,12 @@ def make_world(size: str) -> Any:
     """
     import gymnasium
     try:
-        import gymnasium_robotics  # noqa: F401  registers the environment
+        # It prints a notice about worlds that are not used here.
+        with contextlib.redirect_stderr(io.StringIO()):
+            import gymnasium_robotics  # noqa: F401  registers the environment
     except ImportError as error:
-        raise ImportError(
-            'PointMaze needs gymnasium-robotics; run: pip install --no-deps '
-            'gymnasium-robotics==1.4.2 imageio==2.38.1') from error
+        raise ImportError(f'PointMaze needs gymnasium-robotics ({error}); run: pip install '
+                          'gymnasium-robotics==1.4.2') from error
     world = gymnasium.make(f'PointMaze_{SIZES[size][0]}-v3', disable_env_checker=True).unwrapped
     # It reads the file before it returns, and would leave one behind for every world made.
     Path(world.tmp_xml_file_path).unlink(missing_ok=True)   # type: ignore[attr-defined]
