@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from nav_msgs.msg import Odometry
-from rclpy.time import Time
 from sensor_msgs.msg import JointState, Range
 from std_srvs.srv import Trigger
 
@@ -21,7 +20,7 @@ from liquid_policy.barrier import (
     State,
 )
 from liquid_policy.barrier_load import describe_filter
-from liquid_policy.conversion import commands_from_action, fill_message, nanoseconds
+from liquid_policy.conversion import nanoseconds
 from liquid_policy.effort_load import EffortSafety, load_safety
 from liquid_policy.filter_parameters import filter_settings
 from liquid_policy.inputs import (
@@ -33,11 +32,12 @@ from liquid_policy.inputs import (
     read_proposal,
 )
 from liquid_policy.interface import load_interface
-from liquid_policy_msgs.msg import ActionDistribution, SafetyStatus
+from liquid_policy_msgs.msg import ActionDistribution
 from liquid_policy_node import qos
+from liquid_policy_node.command_output import CommandOutput
 from liquid_policy_node.lifecycle import ManagedNode, NodeSettings, run
 from liquid_policy_node.parameters import SettingsError, parameter
-from liquid_policy_node.resources import find_description, find_interface, message_class
+from liquid_policy_node.resources import find_description, find_interface
 
 # Proposals are answered when they come. One that is late by less than this [s] (and a quarter of
 # the period) is waited for: if the timer stepped in before it, its forerunner would have been
@@ -145,11 +145,7 @@ class SafetyNode(ManagedNode):
         self._human_guard = StampGuard('human_distance', settings.future_tolerance)
         self._odometry_guard = StampGuard('odom', settings.future_tolerance)
         self._proposal_guard = StampGuard('action_distribution', settings.future_tolerance)
-        self._outputs = {
-            name: (spec, self.create_publisher(
-                message_class(spec.type), spec.topic, qos.COMMAND), message_class(spec.type)())
-            for name, spec in self._interface.actions.items()}
-        self._status_publisher = self.create_publisher(SafetyStatus, 'safety_status', qos.STATUS)
+        self._output = CommandOutput(self, self._interface, limits)
         topics = {source.topic for source in self._interface.observations.values()
                   if source.type == 'sensor_msgs/msg/JointState'}
         self._joint_subscriptions = [
@@ -237,9 +233,7 @@ class SafetyNode(ManagedNode):
             self.destroy_subscription(subscription)
         for service in self._services_made:
             self.destroy_service(service)
-        for _, publisher, _ in self._outputs.values():
-            self.destroy_publisher(publisher)
-        self.destroy_publisher(self._status_publisher)
+        self._output.destroy()
 
     # Inputs.
 
@@ -272,11 +266,12 @@ class SafetyNode(ManagedNode):
             self._proposal_fault = str(error)
             raise
         self._proposal_receipt, self._proposal_used = self._tick_now(), False
+        tick = self._proposal_receipt
         self.diagnostics.tick('proposals')
         # A burst of proposals is answered once, a new image always.
-        if self._tick_now() - self._last_tick >= 0.2e9 * self.settings.period \
+        if tick - self._last_tick >= 0.2e9 * self.settings.period \
                 or image > self._image_used:
-            self._cycle()
+            self._cycle(now)
             self._wait(self.settings.period + min(PATIENCE, 0.25 * self.settings.period))
 
     def on_human(self, message: Range) -> None:
@@ -329,10 +324,17 @@ class SafetyNode(ManagedNode):
 
     # The cycle.
 
-    def _cycle(self) -> None:
+    def _cycle(self, now: int | None = None) -> None:
+        """
+        Issue a command for this moment.
+
+        :param now: the node's clock [ns]; asked for when left out.
+        """
         began = time.perf_counter()
-        now, tick = self.ros_now(), self._tick_now()
-        self._check_clock(now)
+        if now is None:
+            now = self.ros_now()
+            self._check_clock(now)
+        tick = now if self._simulated else self._tick_now()
         elapsed = 1e-9 * (tick - self._last_tick)
         if self._last_tick == 0:
             elapsed = self.settings.period
@@ -401,30 +403,16 @@ class SafetyNode(ManagedNode):
             self._publish_status(replace(
                 result, reasons=('dry run: nothing is sent', *result.reasons)), wanted)
             return
-        stamp = self.get_clock().now().to_msg()
-        for name, values in commands_from_action(self._interface, result.command).items():
-            spec, publisher, message = self._outputs[name]
-            moving = self._filter.limits.moving[self._interface.slice_of(name)]
-            if not self._engaged and not moving.any():
-                continue  # a gripper keeps what it holds until there is a proposal
-            if hasattr(message, 'header'):
-                message.header.stamp = stamp
-            publisher.publish(fill_message(spec, message, values))
-        self._publish_status(result, wanted)
+        now = self.ros_now()
+        self._output.send(result.command, now, self._engaged)
+        self._publish_status(result, wanted, now)
 
-    def _publish_status(self, result: Filtered, wanted: Proposal | None = None) -> None:
-        status = SafetyStatus(
-            state=int(result.state), reasons=list(result.reasons),
-            action_names=list(self._interface.action_names), issued=result.command.tolist(),
-            active_constraints=list(result.active), amounts=list(result.amounts),
-            interventions=self._interventions, missed_deadlines=self._missed)
-        status.header.stamp = self.get_clock().now().to_msg()
-        if wanted is not None and self._proposal is not None:
-            status.proposed = wanted.action.tolist()
-            status.proposal_stamp = Time(nanoseconds=self._proposal.stamp).to_msg()
-            status.image_stamp = Time(nanoseconds=self._proposal.image_stamp).to_msg()
-            status.model_version = self._proposal.version
-        self._status_publisher.publish(status)
+    def _publish_status(
+        self, result: Filtered, wanted: Proposal | None = None, now: int | None = None,
+    ) -> None:
+        self._output.report(
+            result, self.ros_now() if now is None else now, self._interventions, self._missed,
+            wanted, self._proposal)
 
     def _count(self, result: Filtered, proposal: TimedProposal | None, now: int) -> None:
         """Keep the figures for diagnostics, and log changes of state."""
@@ -460,8 +448,8 @@ class SafetyNode(ManagedNode):
             warning=True)
 
     def _tick_now(self) -> int:
-        """The clock the timer runs on [ns]: steady, or simulated."""
-        return self.ros_now() if self._simulated else self.steady_now()
+        """A clock that runs like the timer's [ns]: steady, or simulated."""
+        return self.ros_now() if self._simulated else time.monotonic_ns()
 
     def _check_clock(self, now: int) -> None:
         """After a jump back of the clock, nothing from before it counts."""
