@@ -28,7 +28,7 @@ from liquid_policy.effort_load import load_safety
 from liquid_policy.limits import Limits
 from liquid_policy.safety_spec import SafetySpec
 from liquid_sim.evaluate import commit
-from liquid_sim.trial_robots import ROBOTS, TrialRobot
+from liquid_sim.trial_robots import ROBOTS, RobotView, TrialRobot
 
 KINDS = ('full', 'noise', 'flips', 'frozen', 'loss', 'delay')
 AGE = 0.005      # of the joint states when they are used [s]; torques are filtered at once
@@ -147,10 +147,17 @@ def run_trial(settings: TrialSettings) -> Trial:
         robot.close()
 
 
-class _Gauge:
-    """Takes the peaks from MuJoCo."""
+class Gauge:
+    """Takes the peaks from MuJoCo, each time it is called."""
 
-    def __init__(self, robot: TrialRobot, limits: Limits, spec: SafetySpec) -> None:
+    def __init__(self, robot: RobotView, limits: Limits, spec: SafetySpec) -> None:
+        """
+        Start with none.
+
+        :param robot: whose.
+        :param limits: of its joints.
+        :param spec: of the whole robot.
+        """
         self.peaks, self._robot = Peaks(), robot
         entries = np.flatnonzero(limits.joint)
         self._lower, self._upper = limits.lower[entries], limits.upper[entries]
@@ -213,7 +220,7 @@ def _run(
     limits = safety.limits
     size = len(limits.names)
     entries = np.flatnonzero(limits.joint)
-    gauge = _Gauge(robot, limits, spec)
+    gauge = Gauge(robot.view, limits, spec)
     robot.watch(gauge)
     gauge()
     rows: list[tuple] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +46,46 @@ ROBOTS = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class RobotView:
+    """
+    Where a robot's joints and links are in MuJoCo.
+
+    :param model: of the whole scene.
+    :param data: of the whole scene.
+    :param q: places of the joints' positions.
+    :param v: places of the joints' velocities.
+    :param actuators: their motors.
+    :param base: the link that drives; 0, the world, for an arm on a stand.
+    """
+
+    model: mujoco.MjModel
+    data: mujoco.MjData
+    q: np.ndarray
+    v: np.ndarray
+    actuators: np.ndarray
+    base: int
+
+    def body(self, name: str) -> int:
+        """Return MuJoCo's number of a link; a root link that stands on the floor is the world."""
+        return max(mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_BODY, name), 0)
+
+
+def view_of(sim: ConveyorSim | BareArm, joints: tuple[str, ...]) -> RobotView:
+    """
+    Look at a simulation.
+
+    :param sim: the cell or an arm on a stand.
+    :param joints: names of the arm's joints.
+    """
+    model = sim.model
+    return RobotView(
+        model, sim.data, np.array([model.joint(joint).qposadr[0] for joint in joints]),
+        np.array([model.joint(joint).dofadr[0] for joint in joints]),
+        np.array([model.actuator(joint).id for joint in joints]),
+        model.body('base_link').id if isinstance(sim, ConveyorSim) else 0)
+
+
 class TrialRobot:
     """
     One robot with its load, told what the interface's actions are.
@@ -74,12 +115,7 @@ class TrialRobot:
                 'effort' if torques else 'velocity', files.period, command_delay=late,
                 payload=payload, tool=tool, armature=armature))
             self._sim.reset(np.array(BENT))
-        self.model, self.data = self._sim.model, self._sim.data
-        self.q = np.array([self.model.joint(joint).qposadr[0] for joint in joints])
-        self.v = np.array([self.model.joint(joint).dofadr[0] for joint in joints])
-        self.actuators = np.array([self.model.actuator(joint).id for joint in joints])
-        # an arm on a stand is part of the world
-        self.base = self.model.body('base_link').id if self._cell is not None else 0
+        self.view = view_of(self._sim, joints)
 
     def watch(self, look: Any) -> None:
         """Have something called after every step of the physics; None ends it."""
@@ -88,11 +124,6 @@ class TrialRobot:
     def step(self, command: np.ndarray) -> None:
         """Advance one period."""
         self._sim.step(command)
-
-    def body(self, name: str) -> int:
-        """Return MuJoCo's number of a link; a root link that stands on the floor is the world."""
-        found = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_BODY, name)
-        return max(found, 0)
 
     def measure(self, entries: np.ndarray) -> JointFeedback:
         """
