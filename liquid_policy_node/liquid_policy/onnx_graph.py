@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,55 @@ import numpy as np
 from liquid_policy.checkpoint import Checkpoint, CheckpointError
 
 _TYPES = {'tensor(float)': np.float32, 'tensor(uint8)': np.uint8}
+# ONNX Runtime's execution providers by short name; what one cannot compute, the next one does.
+PROVIDERS: dict[str, tuple[str, ...]] = {
+    'cpu': ('CPUExecutionProvider',),
+    'cuda': ('CUDAExecutionProvider', 'CPUExecutionProvider'),
+    'tensorrt': ('TensorrtExecutionProvider', 'CUDAExecutionProvider', 'CPUExecutionProvider')}
+# An engine is built once, for minutes, and found here afterwards.
+_CACHE = Path('~/.cache/liquid_policy/tensorrt')
+
+
+def providers(name: str, available: list[str]) -> list[str | tuple[str, dict[str, str]]]:
+    """
+    Return ONNX Runtime's providers of a short name, with options.
+
+    :param name: a key of `PROVIDERS`.
+    :param available: what this build of ONNX Runtime has.
+    :raises CheckpointError: if the first one is not available.
+    """
+    if name not in PROVIDERS:
+        raise CheckpointError(
+            f'provider: expected one of {", ".join(PROVIDERS)}, came {name!r}')
+    first = PROVIDERS[name][0]
+    if first not in available:
+        raise CheckpointError(
+            f'provider {name!r}: expected an ONNX Runtime with {first}, this one has '
+            f'{", ".join(available)}; install onnxruntime-gpu (on a Jetson, the wheel made for '
+            "its JetPack) in place of onnxruntime, or set provider to 'cpu'")
+    cache = {'trt_fp16_enable': '1', 'trt_engine_cache_enable': '1',
+             'trt_engine_cache_path': str(_CACHE.expanduser())}
+    options = {'TensorrtExecutionProvider': cache}
+    return [(kind, options[kind]) if kind in options else kind for kind in PROVIDERS[name]
+            if kind in available]
 
 
 class OnnxGraph:
     """An ONNX graph with its inputs and outputs bound to fixed memory."""
 
-    def __init__(self, data: bytes, threads: int, name: str):
-        # Late: 30 MB that a policy written out in numpy does not need.
+    def __init__(self, data: bytes, threads: int, name: str, provider: str = 'cpu'):
+        """
+        Load a graph.
+
+        :param data: the file.
+        :param threads: of one run on the processor.
+        :param name: of the graph, for messages.
+        :param provider: a key of `PROVIDERS`.
+        :raises CheckpointError: if it cannot be loaded, or not with this provider.
+        """
+        # Late: 20 MB that a policy written out in numpy does not need.
         import onnxruntime
+        chosen = providers(provider, onnxruntime.get_available_providers())
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -25,8 +67,7 @@ class OnnxGraph:
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(data, options,
-                                                         providers=['CPUExecutionProvider'])
+            self._session = onnxruntime.InferenceSession(data, options, providers=chosen)
         except Exception as error:      # onnxruntime's errors share no base class
             raise CheckpointError(f'{name}: expected a graph that ONNX Runtime '
                                   f'{onnxruntime.__version__} can load, came: {error}; export '

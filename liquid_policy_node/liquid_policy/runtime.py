@@ -39,9 +39,10 @@ class Distribution:
 class EncoderRuntime:
     """Features of an image, as the checkpoint's encoder sees it."""
 
-    def __init__(self, checkpoint: Checkpoint, threads: int = 1):
+    def __init__(self, checkpoint: Checkpoint, threads: int = 1, provider: str = 'cpu'):
         self.identity = checkpoint.version
-        self._graph = OnnxGraph(checkpoint.export('encoder.onnx'), threads, 'encoder.onnx')
+        self._graph = OnnxGraph(checkpoint.export('encoder.onnx'), threads, 'encoder.onnx',
+                                provider)
 
     def encode(self, color: np.ndarray, depth: np.ndarray) -> np.ndarray:
         """

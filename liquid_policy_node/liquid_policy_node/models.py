@@ -56,14 +56,15 @@ class Encoder:
     runtime: EncoderRuntime
 
 
-def load_encoder(interface: Interface, path: str, sha256: str = '', threads: int = 1) -> Encoder:
+def load_encoder(interface: Interface, path: str, sha256: str = '', threads: int = 1,
+                 provider: str = 'cpu') -> Encoder:
     """
     Load a checkpoint's encoder and run it once, so that the first image is not slower.
 
     :raises CheckpointError: see `load_for`.
     """
     checkpoint = load_for(interface, path, sha256)
-    runtime = EncoderRuntime(checkpoint, threads)
+    runtime = EncoderRuntime(checkpoint, threads, provider)
     depth = next((spec for spec in interface.images.values() if spec.is_depth), None)
     color = next((spec for spec in interface.images.values() if not spec.is_depth), depth)
     if color is None:

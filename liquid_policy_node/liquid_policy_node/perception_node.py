@@ -31,6 +31,9 @@ class PerceptionSettings(NodeSettings):
         '', "Checkpoint whose encoder is used, read when configuring; empty: the robot's "
         'shipped one.', live=True)
     threads: int = parameter(1, 'Threads of one encoding.', low=1, high=16)
+    provider: str = parameter(
+        'cpu', 'What computes it. tensorrt builds an engine at the first start, which takes '
+        'minutes, and keeps it in ~/.cache/liquid_policy.', one_of=('cpu', 'cuda', 'tensorrt'))
     accept_updates: bool = parameter(
         False, 'Load what the trainer announces on model_update.', live=True)
     future_tolerance: float = parameter(
@@ -126,7 +129,8 @@ class PerceptionNode(ManagedNode):
     # Models.
 
     def _load(self, path: str, sha256: str = '') -> Encoder:
-        encoder = load_encoder(self._interface, path, sha256, self.settings.threads)
+        encoder = load_encoder(self._interface, path, sha256, self.settings.threads,
+                               self.settings.provider)
         self.diagnostics.info('model', encoder.version)
         self.diagnostics.info('encoder', encoder.identity)
         self.get_logger().info(f'encoder of {encoder.version} from {path}')

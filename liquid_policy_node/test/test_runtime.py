@@ -19,6 +19,7 @@ from liquid_policy.head_settings import (  # noqa: E402
     MixtureSettings,
 )
 from liquid_policy.interface import load_interface  # noqa: E402
+from liquid_policy.onnx_graph import PROVIDERS, providers  # noqa: E402
 from liquid_policy.policy import Policy  # noqa: E402
 from liquid_policy.settings import CORES, CoreSettings, PolicySettings  # noqa: E402
 
@@ -226,6 +227,17 @@ def test_bad_image_is_refused(color, depth, text):
     _runtime()
     with pytest.raises(ValueError, match=text):
         EncoderRuntime(_CACHE['checkpoint']).encode(color, depth)
+
+
+def test_a_provider_that_is_not_there_is_refused_and_named():
+    _runtime()
+    with pytest.raises(CheckpointError, match="provider 'tensorrt': expected .* has CPU.* 'cpu'"):
+        EncoderRuntime(_CACHE['checkpoint'], provider='tensorrt')
+    chosen = providers('tensorrt', [*PROVIDERS['tensorrt']])
+    assert chosen[0][0] == 'TensorrtExecutionProvider'
+    assert chosen[0][1]['trt_engine_cache_enable'] == '1'
+    assert chosen[1:] == ['CUDAExecutionProvider', 'CPUExecutionProvider']
+    assert providers('cpu', ['CPUExecutionProvider']) == ['CPUExecutionProvider']
 
 
 def test_broken_graph_is_refused():
