@@ -18,6 +18,7 @@ import numpy as np
 from liquid_policy.barrier_box import (
     CAUSES,
     Box,
+    BoxMaker,
     FilterSettings,
     JointFeedback,
     brake,
@@ -86,6 +87,7 @@ class SafetyFilter:
         self.limits = limits
         self.settings = settings or FilterSettings()
         self.guards = tuple(guards)
+        self._boxes = BoxMaker(limits, self.settings)
         self._jerky = bool(np.isfinite(limits.jerk).any())
         self._stop_reason = ''
         self.reset()
@@ -233,9 +235,7 @@ class SafetyFilter:
         moment = Moment(
             feedback, self.command, np.array([command for _, command in self._issued]), elapsed,
             human_distance, self._rate if self._jerky else None)
-        box = safe_box(
-            self.limits, self.settings, feedback, self.command, moment.recent, elapsed,
-            moment.rate)
+        box = self._boxes.make(feedback, self.command, moment.recent, elapsed, moment.rate)
         if not (box.low <= box.high).all():  # false for NaN too, which would let anything pass
             return self._brake(elapsed, ('the limits leave no command; braking',))
         self.box = box

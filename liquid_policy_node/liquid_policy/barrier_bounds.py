@@ -126,22 +126,20 @@ def sagitta(
 def fastest_between(
     speed: np.ndarray, rate: np.ndarray, change: np.ndarray, duration: np.ndarray,
     lengths: np.ndarray,
-) -> tuple[float, int]:
+) -> np.ndarray:
     """
-    An upper bound of a point's speed anywhere along a manoeuvre.
+    An upper bound of a point's speed anywhere on each piece of a manoeuvre.
 
     :param speed: at the samples, `(S,)` [m/s].
     :param rate: A_k at the beginning of each piece, `(S - 1, K)`.
     :param change: A'_k on each piece, `(S - 1, K)`.
     :param duration: of the pieces, `(S - 1,)` [s].
     :param lengths: l_k of the point, `(K,)`.
-    :return: the bound [m/s], and the sample at the faster end of the piece it is found in.
+    :return: `(S - 1,)` [m/s].
     """
     bulge = 0.125 * duration * duration * ((rate * (rate * rate + 3.0 * change)) @ lengths)
     before, after = speed[:-1], speed[1:]
     missing = 4.0 * bulge - np.abs(after - before)
     bound = np.maximum(before, after)
     np.maximum(missing, 0.0, out=missing)
-    bound = bound + missing * missing / np.maximum(16.0 * bulge, 1e-300)
-    piece = int(bound.argmax())
-    return float(bound[piece]), piece + int(after[piece] > before[piece])
+    return bound + missing * missing / np.maximum(16.0 * bulge, 1e-300)

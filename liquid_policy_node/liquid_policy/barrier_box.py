@@ -104,18 +104,30 @@ class Box:
 
     :param low: lowest command, `(A,)`.
     :param high: highest command, `(A,)`.
-    :param low_cause: index into `CAUSES` of the limit behind each `low`, `(A,)`.
-    :param high_cause: likewise for `high`.
+    :param stages: what the intervals were made of, for `causes`.
     """
 
     low: np.ndarray
     high: np.ndarray
-    low_cause: np.ndarray
-    high_cause: np.ndarray
+    stages: tuple[np.ndarray, ...]
+
+    @cached_property
+    def causes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices into `CAUSES` of the limits behind each `low` and each `high`, `(A,)` each."""
+        ranges, widest, stopping, wanted, change, jerk = self.stages
+        low, high = (np.where(stops, POSITION, ranges.astype(np.intp)) for stops in (
+            stopping[0] > widest[0], stopping[1] < widest[1]))
+        low = np.where((change[0] > wanted[0]) | (change[1] < wanted[0]), ACCELERATION, low)
+        high = np.where((change[1] < wanted[1]) | (change[0] > wanted[1]), ACCELERATION, high)
+        if len(jerk):
+            before = np.clip(wanted, change[0], change[1])
+            low = np.where(jerk[0] > before[0], JERK, low)
+            high = np.where(jerk[1] < before[1], JERK, high)
+        return low, high
 
 
 CAUSES = ('velocity', 'range', 'position', 'acceleration', 'jerk')
-ACCELERATION, JERK = 3, 4   # places in CAUSES
+POSITION, ACCELERATION, JERK = 2, 3, 4   # places in CAUSES
 
 
 def greatest_speed(room: np.ndarray, acceleration: np.ndarray, period: float) -> np.ndarray:
@@ -124,12 +136,13 @@ def greatest_speed(room: np.ndarray, acceleration: np.ndarray, period: float) ->
 
     Solves `u T + u^2 / (2 a) = room`.
 
-    :param room: distance to the limit, `(n,)`; negative beyond it.
+    :param room: distance to the limit, `(n,)` or `(..., n)`; negative beyond it.
     :param acceleration: braking deceleration, above 0, `(n,)`.
     :param period: longest time T the speed is held before braking begins [s].
     :return: speed, 0 or more, `(n,)`.
     """
-    room = np.clip(room, 0.0, 1e12)  # no more than any robot has, so that nothing overflows
+    # no more than any robot has, so that nothing overflows
+    room = np.minimum(np.maximum(room, 0.0), 1e12)
     root = np.sqrt(period * period + 2.0 * room / acceleration) + period
     return 2.0 * room / root  # a (root - 2 T) without cancellation near the limit
 
@@ -146,8 +159,10 @@ def reach(
     :return: downwards and upwards, both 0 or more, `(n,)`.
     """
     known = np.where(np.isfinite(velocity), velocity, 0.0)
-    down = np.maximum(0.0, -np.minimum(commands.min(axis=0), known))
-    up = np.maximum(0.0, np.maximum(commands.max(axis=0), known))
+    least, most = (commands[0], commands[0]) if len(commands) == 1 else (
+        commands.min(axis=0), commands.max(axis=0))
+    down = np.maximum(0.0, -np.minimum(least, known))
+    up = np.maximum(0.0, np.maximum(most, known))
     return down * duration, up * duration
 
 
@@ -201,45 +216,68 @@ def safe_box(
         an uncertain proposal. No bound is moved past standing still by it.
     :return: the intervals.
     """
-    low, high = limits.low.copy(), limits.high.copy()
-    low_cause = limits.range_bound.astype(np.intp)
-    high_cause = low_cause.copy()
+    return BoxMaker(limits, settings).make(feedback, previous, recent, elapsed, rate, back)
 
-    joint = limits.joint
-    down, up = reach(
-        recent[:, joint], feedback.velocity[joint], feedback.age + settings.delay)
-    position, acceleration = feedback.position[joint], limits.deceleration[joint]
-    margin, period = settings.position_margin, settings.longest_period
-    upper = greatest_speed(limits.upper[joint] - margin - position - up, acceleration, period)
-    lower = -greatest_speed(position - down - limits.lower[joint] - margin, acceleration, period)
-    if settings.overshoot:
-        stretch = 1.0 + settings.overshoot
-        upper, lower = upper / stretch, lower / stretch
-        fastest = limits.speed[joint] / stretch
-        high[joint], low[joint] = np.minimum(high[joint], fastest), np.maximum(
-            low[joint], -fastest)
-    high_cause[joint] = np.where(upper < high[joint], 2, high_cause[joint])
-    low_cause[joint] = np.where(lower > low[joint], 2, low_cause[joint])
-    high[joint] = np.minimum(high[joint], upper)
-    low[joint] = np.maximum(low[joint], lower)
 
-    if back is not None:
-        away = np.where(limits.moving, back, 0.0)
-        high = np.maximum(high - away, np.minimum(high, 0.0))
-        low = np.minimum(low + away, np.maximum(low, 0.0))
+class BoxMaker:
+    """`safe_box` for one robot, with everything that does not change computed beforehand."""
 
-    step = min(max(elapsed, 0.0), period)
-    change = greatest_change(limits, step)
-    slowest, fastest = previous - change, previous + change
-    high_cause = np.where((fastest < high) | (slowest > high), ACCELERATION, high_cause)
-    low_cause = np.where((slowest > low) | (fastest < low), ACCELERATION, low_cause)
-    low, high = np.clip(low, slowest, fastest), np.clip(high, slowest, fastest)
-    if rate is not None:
-        bend = limits.jerk * step * step if step > 0.0 else np.zeros(len(low))
-        smooth = np.isfinite(bend)
-        least = np.where(smooth, previous + rate * step - bend, low)
-        most = np.where(smooth, previous + rate * step + bend, high)
-        low_cause = np.where(least > low, JERK, low_cause)
-        high_cause = np.where(most < high, JERK, high_cause)
-        low, high = np.clip(least, low, high), np.clip(most, low, high)
-    return Box(low, high, low_cause, high_cause)
+    def __init__(self, limits: Limits, settings: FilterSettings) -> None:
+        """
+        Prepare the constants.
+
+        :param limits: the robot's limits.
+        :param settings: what the guarantee rests on.
+        """
+        self._limits, self._settings = limits, settings
+        joint, margin = limits.joint, settings.position_margin
+        self._all_joints = bool(joint.all())
+        self._lower = np.where(joint, limits.lower + margin, -np.inf)
+        self._upper = np.where(joint, limits.upper - margin, np.inf)
+        self._deceleration = np.where(limits.moving & joint, limits.deceleration, 1.0)
+        self._widest = np.array([limits.low, limits.high])
+        if settings.overshoot:
+            fastest = np.where(joint, limits.speed / (1.0 + settings.overshoot), np.inf)
+            self._widest = np.array([
+                np.maximum(limits.low, -fastest), np.minimum(limits.high, fastest)])
+        self._bounded = bool(np.isfinite(limits.acceleration).all())
+
+    def make(
+        self, feedback: JointFeedback, previous: np.ndarray, recent: np.ndarray, elapsed: float,
+        rate: np.ndarray | None = None, back: np.ndarray | None = None,
+    ) -> Box:
+        """Return `safe_box` of the same arguments."""
+        limits, settings, widest = self._limits, self._settings, self._widest
+        position, velocity = feedback.position, feedback.velocity
+        if not self._all_joints:
+            position = np.where(limits.joint, position, 0.0)
+        down, up = reach(recent, velocity, feedback.age + settings.delay)
+        room = np.array([position - down - self._lower, self._upper - position - up])
+        stopping = greatest_speed(room, self._deceleration, settings.longest_period)
+        if settings.overshoot:
+            stopping /= 1.0 + settings.overshoot
+        np.negative(stopping[0], out=stopping[0])
+        low = np.maximum(widest[0], stopping[0])
+        high = np.minimum(widest[1], stopping[1])
+        if back is not None:
+            away = np.where(limits.moving, back, 0.0)
+            high = np.maximum(high - away, np.minimum(high, 0.0))
+            low = np.minimum(low + away, np.maximum(low, 0.0))
+        step = min(max(elapsed, 0.0), settings.longest_period)
+        change = limits.acceleration * step if self._bounded else greatest_change(limits, step)
+        slowest, fastest = previous - change, previous + change
+        wanted, jerk = (low, high), _NO_JERK
+        low = np.minimum(np.maximum(low, slowest), fastest)
+        high = np.minimum(np.maximum(high, slowest), fastest)
+        if rate is not None:
+            bend = limits.jerk * step * step if step > 0.0 else np.zeros(len(low))
+            smooth = np.isfinite(bend)
+            least = np.where(smooth, previous + rate * step - bend, low)
+            most = np.where(smooth, previous + rate * step + bend, high)
+            jerk = np.array([least, most])
+            low, high = np.clip(least, low, high), np.clip(most, low, high)
+        return Box(low, high, (limits.range_bound, widest, stopping, np.array(wanted),
+                               np.array([slowest, fastest]), jerk))
+
+
+_NO_JERK = np.zeros((0, 0))

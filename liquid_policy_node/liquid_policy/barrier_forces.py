@@ -114,7 +114,7 @@ class ForceBounds:
         model = self.model
         forces = model.efforts_of_pieces(
             model.configuration(start + manoeuvre.offset), model.velocity(manoeuvre.velocity),
-            model.velocity(manoeuvre.acceleration))
+            model.velocity(manoeuvre.acceleration), manoeuvre.duration > 0.0)
         rate = np.abs(manoeuvre.velocity[:-1]) @ self.rates
         change = np.abs(manoeuvre.acceleration) @ self.rates
         return forces, self.bend(rate, change, manoeuvre.duration)
@@ -159,11 +159,11 @@ def greatest_power(force: np.ndarray, off: np.ndarray, velocity: np.ndarray) -> 
 
     Source: Farouki, The Bernstein polynomial basis: a centennial retrospective, CAGD 29 (2012).
     """
-    sign, speed = np.sign(velocity[:-1]), np.abs(velocity)
-    towards = force * sign
+    speed = np.abs(velocity)
+    towards = force * np.sign(velocity[:-1])
     towards += off
     np.maximum(towards, 0.0, out=towards)
-    first, last = towards[:, 0], towards[:, 1]
-    before, after = speed[:-1], speed[1:]
-    ends = np.array([first * before, 0.5 * (first * after + last * before), last * after])
-    return np.maximum.reduce(np.maximum.reduce(np.add.reduce(ends, axis=3), axis=0), axis=1)
+    # every end's force at every end's speed: (L, 2, 2, N)
+    power = np.add.reduce(towards[:, :, None] * np.array([speed[:-1], speed[1:]]), axis=4)
+    middle = 0.5 * (power[:, 0, 1] + power[:, 1, 0])
+    return np.maximum(np.maximum(power[:, 0, 0], power[:, 1, 1]), middle).max(axis=1)

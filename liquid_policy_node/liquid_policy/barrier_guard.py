@@ -31,7 +31,7 @@ import numpy as np
 from liquid_policy.barrier_bounds import Links, fastest_between, sagitta
 from liquid_policy.barrier_box import FilterSettings
 from liquid_policy.barrier_forces import ForceBounds, greatest_power
-from liquid_policy.barrier_manoeuvre import Manoeuvre, hold_and_brake
+from liquid_policy.barrier_manoeuvre import Manoeuvre, finer, hold_and_brake
 from liquid_policy.barrier_rows import HARD, GuardRows, Moment
 from liquid_policy.barrier_shapes import Shapes, lowest_between
 from liquid_policy.limits import Limits, LimitsError
@@ -49,6 +49,7 @@ BACKOFF = 0.1
 POSTURE = 0.03
 # Power bends most: it is the product of a torque that changes with the command and the command.
 POWER_BACKOFF = 0.3
+PARTS = 3   # into which pieces are cut where whole ones do not show that forces keep their limits
 POWER_BACK, SPEED_BACK = 0.01, 2e-3   # shares of the limit; at least that much
 STEP_BACK = 2e-4       # [m]; at least that much for distances, so that the search ends soon
 
@@ -98,7 +99,7 @@ class _Path:
     poses: np.ndarray | None = None      # see barrier_kinematics
     tool: np.ndarray | None = None       # (S, 3), velocity of the tool
     fastest: float = 0.0               # bound of the tool's speed [m/s]
-    fastest_at: int = 0                # sample
+    worst: int = 0                     # sample at the faster end of that piece
 
 
 class RobotGuard:
@@ -141,7 +142,10 @@ class RobotGuard:
         self._effort = limits.effort[model.entries] * (1.0 - spec.torque_margin)
         self._torque_rows = np.flatnonzero(np.isfinite(self._effort)) if spec.torque else \
             np.zeros(0, dtype=np.intp)
-        self._torque_dofs = model.dofs[self._torque_rows]
+        self._torque_dofs = _together(model.dofs[self._torque_rows].tolist())
+        self._dofs, self._moved = _together(model.dofs.tolist()), _together(
+            model.entries.tolist())
+        self._used = _together(self._torque_rows.tolist())
         self._edges, self._floor = np.zeros((0, 3)), 0.0
         if spec.tip_margin is not None:
             if support is None:
@@ -265,11 +269,13 @@ class RobotGuard:
             poses = chain.poses(self._start + manoeuvre.offset)
             if slow is None:
                 tool = chain.last_velocity(poses, manoeuvre.velocity)
-                fastest, at = fastest_between(
-                    np.sqrt((tool * tool).sum(axis=1)), plan.rate, plan.change,
-                    manoeuvre.duration, self._links.lengths[-1])
+                speed = np.sqrt((tool * tool).sum(axis=1))
+                bound = fastest_between(
+                    speed, plan.rate, plan.change, manoeuvre.duration, self._links.lengths[-1])
+                piece = int(bound.argmax())
                 known = _Path(
-                    _NOTHING, poses=poses, tool=tool, fastest=fastest, fastest_at=at)
+                    _NOTHING, poses=poses, tool=tool, fastest=float(bound[piece]),
+                    worst=piece + int(speed[piece + 1] > speed[piece]))
             else:
                 known = _Path(_NOTHING, fastest=slow)
             if far is not None:
@@ -385,18 +391,19 @@ class RobotGuard:
             row += 1
         if self._dynamic:
             loads, edges = self._loads, len(self._edges)
-            count = loads.high.shape[1]
-            for place in range(len(loads.high)):
-                matrix[row:row + count] = loads.matrix[place]
-                low[row:row + count] = loads.low[place]
-                high[row:row + count] = loads.high[place]
+            payloads, count = loads.high.shape
+            blocks = matrix[row:].reshape(payloads, -1, self._size)
+            blocks[:, :count] = loads.matrix
+            low[row:].reshape(payloads, -1)[:, :count] = loads.low
+            high[row:].reshape(payloads, -1)[:, :count] = loads.high
+            for place in range(payloads):
                 row += count
                 if edges:
                     self._standing_rows(
                         reference, place, matrix[row:row + edges], high[row:row + edges])
                     row += edges
                 if self.spec.power:
-                    self._power_row(reference, place, matrix, high, row, excess[row])
+                    self._power_row(reference, place, matrix, high, row, float(excess[row]))
                     row += 1
         return GuardRows(matrix, low, high, excess)
 
@@ -438,16 +445,14 @@ class RobotGuard:
     def _speed_row(
         self, reference: np.ndarray, matrix: np.ndarray, high: np.ndarray, row: int,
     ) -> None:
-        path, plan = self._follow(reference), self._plan(reference)
-        if path.tool is None or not np.isfinite(self._allowed):
+        path, manoeuvre = self._follow(reference), self._plan(reference).manoeuvre
+        if path.tool is None or path.poses is None or not np.isfinite(self._allowed):
             return   # slow
-        sample = path.fastest_at
+        sample = path.worst
         velocity = path.tool[sample]
         speed = math.sqrt(velocity @ velocity)
         if speed < 1e-9:
             return
-        manoeuvre = plan.manoeuvre
-        assert path.poses is not None
         by_velocity, by_position = self.model.chain.speed_slopes(
             path.poses, sample, manoeuvre.velocity[sample], velocity / speed)
         if sample > 1:
@@ -472,11 +477,14 @@ class RobotGuard:
         previous = self._moment.previous * self.limits.moving
         model = self.model
         inertia, bias = model.dynamics(self._start, previous)
-        columns = np.zeros((len(inertia), model.nv, self._size))
-        columns[:, :, model.moving] = inertia[:, :, model.columns] / self._step
+        if model.plain:
+            columns = inertia / self._step
+        else:
+            columns = np.zeros((len(inertia), model.nv, self._size))
+            columns[:, :, model.moving] = inertia[:, :, model.columns] / self._step
         offset = bias - columns @ previous
-        torque, rest = columns[:, model.dofs], offset[:, model.dofs]
-        used = self._torque_rows
+        torque, rest = columns[:, self._dofs], offset[:, self._dofs]
+        used = self._used
         effort = self._effort[used]
         matrix, middle = torque[:, used], rest[:, used]
         low, high = -effort - middle, effort - middle
@@ -487,7 +495,7 @@ class RobotGuard:
             matrix = np.concatenate([matrix, tip], axis=1)
             low = np.concatenate([low, np.full_like(lift, -np.inf)], axis=1)
             high = np.concatenate([high, -lift], axis=1)
-        return _Loads(matrix, low, high, torque, rest)
+        return _Loads(matrix, low, high, torque, rest, bias[:, self._dofs])
 
     def _force_excess(self, command: np.ndarray, refused: bool) -> np.ndarray:
         """
@@ -506,7 +514,7 @@ class RobotGuard:
         assert self._forces is not None
         value = loads.matrix @ command
         excess = np.maximum(value - loads.high, loads.low - value)
-        work = (loads.torque @ command + loads.rest) * command[model.entries]
+        work = (loads.torque @ command + loads.rest) * command[self._moved]
         power = np.maximum(work, 0.0).sum(axis=1)
         edges = len(self._edges)
         # a command that is refused anyway need not be followed into its braking
@@ -533,12 +541,18 @@ class RobotGuard:
 
         :return: `(L, torques + edges)`, and power behind them if it is limited.
         """
-        model, manoeuvre = self.model, plan.manoeuvre
+        found = self._braking_at(plan.manoeuvre)
+        if (found[:, -1] > (self.spec.power or np.inf)).any() or (
+                found[:, :found.shape[1] - bool(self.spec.power)] > 0.0).any():
+            found = self._braking_at(finer(plan.manoeuvre, PARTS))
+        return found
+
+    def _braking_at(self, manoeuvre: Manoeuvre) -> np.ndarray:
+        """`_braking` by the samples of a manoeuvre: the finer they are, the sharper."""
         assert self._forces is not None
         forces, off = self._forces.along(self._start, manoeuvre)
-        self._held = forces[:, 0, 0, model.dofs]
-        rest = model.gravity(self._start + manoeuvre.offset[-1])
-        dofs, effort = self._torque_dofs, self._effort[self._torque_rows]
+        rest = self.model.gravity(self._start + manoeuvre.offset[-1])
+        dofs, effort = self._torque_dofs, self._effort[self._used]
         size = np.maximum.reduce(np.abs(forces), axis=1)   # at the greater end of each piece
         size += off
         torque = np.maximum(np.maximum.reduce(size, axis=1), np.abs(rest))[:, dofs] - effort
@@ -550,8 +564,8 @@ class RobotGuard:
                  + off[:, :6] @ np.abs(tipping).T).max(axis=1), rest[:, :6] @ tipping.T))
         if self.spec.power:
             parts.append(greatest_power(
-                forces[..., model.dofs], off[:, model.dofs],
-                manoeuvre.velocity[:, model.entries])[:, None])
+                forces[..., self._dofs], off[:, self._dofs],
+                manoeuvre.velocity[:, self._moved])[:, None])
         return np.concatenate(parts, axis=1)
 
     def _standing_rows(
@@ -574,9 +588,15 @@ class RobotGuard:
         """Power of the command itself or of holding it, linear about the reference."""
         entries, loads = self.model.entries, self._loads
         torque = loads.torque[place] @ reference + loads.rest[place]
-        speed = reference[entries]
-        if self._held_counts[place]:   # not speeding up, but the speed itself
-            torque = self._held[place]
+        speed, held = reference[entries], loads.held[place]
+        if excess > 0.0:
+            holding = self._held_counts[place]
+        else:   # the braking may not have been looked at
+            needed = np.maximum(held * speed, 0.0).sum()
+            holding = needed > np.maximum(torque * speed, 0.0).sum()
+            excess = max(excess, needed - (self.spec.power or 0.0))
+        if holding:   # not speeding up, but the speed itself
+            torque = held
             gradient = np.zeros(self._size)
             gradient[entries] = torque * (torque * speed > 0.0)
         else:
@@ -594,8 +614,10 @@ _NOTHING = np.zeros(0)
 
 def _together(places: list[int]) -> slice | np.ndarray:
     """Places as a slice where they are neighbours, which numpy reads and writes faster."""
+    if not places:
+        return slice(0, 0)
     first, last = places[0], places[-1] + 1
-    return slice(first, last) if last - first == len(places) else np.array(places)
+    return slice(first, last) if places == list(range(first, last)) else np.array(places)
 
 
 def _placed(points: np.ndarray, heading: np.ndarray) -> np.ndarray:
@@ -616,6 +638,7 @@ class _Loads:
     high: np.ndarray
     torque: np.ndarray    # (L, joints, A)
     rest: np.ndarray      # (L, joints)
+    held: np.ndarray      # (L, joints), torque at constant speed
 
 
 def support_edges(corners: np.ndarray, margin: float) -> np.ndarray:

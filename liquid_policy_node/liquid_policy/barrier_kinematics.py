@@ -81,6 +81,7 @@ class Chain:
             back = turned[joint.parent].T if joint.parent >= 0 else np.eye(4)
             basis[place] = back @ joint.placement @ basis[place] @ turned[place]
         self._basis = basis.reshape(len(joints), 4, 16)
+        self._parents = tuple(joint.parent for joint in joints)
         self._slides = any(joint.prismatic for joint in joints)
         # the root link's pose stands behind the joints'
         self._on = np.array([point.joint if point.joint >= 0 else len(joints)
@@ -121,12 +122,14 @@ class Chain:
         np.sin(turned, out=terms[:, :, 1])
         np.cos(turned, out=terms[:, :, 2])
         terms[:, :, 3] = turned if self._slides else 0.0
+        local = (terms @ self._basis).reshape(count, samples, 4, 4)
         poses = np.empty((count + 1, samples, 4, 4))
-        np.matmul(terms, self._basis, out=poses[:count].reshape(count, samples, 16))
         poses[count] = _IDENTITY
-        for place, joint in enumerate(self.joints):
-            if joint.parent >= 0:
-                poses[place] = poses[joint.parent] @ poses[place]
+        for place, parent in enumerate(self._parents):
+            if parent < 0:
+                poses[place] = local[place]
+            else:
+                np.matmul(poses[parent], local[place], out=poses[place])
         return poses
 
     def places(self, poses: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 # Of the longest braking time, sampled besides the instants at which an entry comes to rest.
-SHARES = np.array([0.0, 0.25, 0.5])
+SHARES = np.array([0.0, 0.0625, 0.125, 0.25, 0.5])
 
 
 @dataclass(eq=False, slots=True)
@@ -83,3 +83,28 @@ def hold_and_brake(
     duration[0] = period
     np.subtract(knots[1:], knots[:-1], out=duration[1:])
     return Manoeuvre(offset, velocity, gain, moving, acceleration, duration)
+
+
+def finer(manoeuvre: Manoeuvre, parts: int) -> Manoeuvre:
+    """
+    The same manoeuvre with every piece cut into equal parts.
+
+    :param manoeuvre: as `hold_and_brake` gives it.
+    :param parts: 1 or more.
+    """
+    share = np.arange(parts)[:, None] / parts
+    time = share * manoeuvre.duration[:, None, None]          # (N, parts, 1)
+    speed, slowing = manoeuvre.velocity[:-1, None], manoeuvre.acceleration[:, None]
+    size = manoeuvre.offset.shape[1]
+
+    def whole(parts_of_pieces: np.ndarray, last: np.ndarray) -> np.ndarray:
+        return np.concatenate([parts_of_pieces.reshape(-1, size), last[None]])
+
+    return Manoeuvre(
+        whole(manoeuvre.offset[:-1, None] + (speed + 0.5 * slowing * time) * time,
+              manoeuvre.offset[-1]),
+        whole(speed + slowing * time, manoeuvre.velocity[-1]),
+        np.repeat(manoeuvre.gain, parts, axis=0)[parts - 1:],
+        np.repeat(manoeuvre.moving, parts, axis=0),
+        np.repeat(manoeuvre.acceleration, parts, axis=0),
+        np.repeat(manoeuvre.duration / parts, parts))

@@ -11,6 +11,7 @@ programming using recursive LDL' updates, IEEE Transactions on Automatic Control
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,31 +57,39 @@ def nearest_command(
     size = len(proposal)
     metric = np.ones(size) if weights is None else weights
     low, high = constraints.low, constraints.high
-    used = np.isfinite(low) | np.isfinite(high) | np.isnan(low) | np.isnan(high)
+    # rows without bounds are left out; NaN is no bound that is missing
+    used = ~((low == -np.inf) & (high == np.inf))
     used[:size] = True
-    low = np.maximum(low[used], -INFINITE)
-    high = np.minimum(high[used], INFINITE)
-    matrix, priority = constraints.matrix[used], constraints.priority[used]
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and np.isfinite(matrix).all()):
+    if not used.all():
+        low, high = low[used], high[used]
+        matrix, priority = constraints.matrix[used], constraints.priority[used]
+    else:
+        matrix, priority = constraints.matrix, constraints.priority
+    low, high = np.maximum(low, -INFINITE), np.minimum(high, INFINITE)
+    # a sum is finite only if its terms are
+    if not math.isfinite(low.sum() + high.sum() + matrix.sum()):
         return Nearest(None, fault='a row is not finite')
     sense = np.zeros(len(low), dtype=np.int32)
     relaxed: tuple[int, ...] = ()
-    levels = sorted({int(level) for level in priority if level != HARD}, reverse=True)
+    levels = sorted({int(level) for level in priority[priority != HARD]}, reverse=True)
+    hessian, linear = np.diag(metric), -metric * proposal
     while True:
-        answer, flag = _solve(
-            np.diag(metric), -metric * proposal, matrix[size:], high, low, sense)
+        answer, flag = _solve(hessian, linear, matrix[size:], high, low, sense)
         if flag > 0:
             break
         if not levels:
             return Nearest(None, relaxed, f'no command keeps every hard row (DAQP says {flag})')
         relaxed += (levels.pop(0),)
         sense[priority == relaxed[-1]] = SOFT
-    value, hard = matrix @ answer, priority == HARD
+    value = matrix @ answer
     excess = np.maximum(value - high, low - value)
-    scale = 1.0 + np.abs(matrix) @ np.abs(answer)
-    if not (excess <= TOLERANCE * scale)[hard].all():  # false for NaN too
-        return Nearest(None, relaxed, "the solver's answer breaks a hard row")
-    return Nearest(np.clip(answer, constraints.low[:size], constraints.high[:size]), relaxed)
+    excess[priority != HARD] = -np.inf
+    if not (excess <= TOLERANCE).all():   # false for NaN too; large values may be rounded more
+        scale = 1.0 + np.abs(matrix) @ np.abs(answer)
+        if not (excess <= TOLERANCE * scale).all():
+            return Nearest(None, relaxed, "the solver's answer breaks a hard row")
+    answer = np.minimum(np.maximum(answer, constraints.low[:size]), constraints.high[:size])
+    return Nearest(answer, relaxed)
 
 
 def _solve(

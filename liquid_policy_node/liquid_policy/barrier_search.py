@@ -88,9 +88,12 @@ class NearestSafe:
         self._moment, self._box = moment, box
         for guard in guards:
             guard.begin(moment)
-        self._names = tuple(name for guard in guards for name in guard.names)
-        self._priority = np.concatenate(
-            [guard.priority for guard in guards]) if guards else np.zeros(0, dtype=np.intp)
+        if len(guards) == 1:
+            self._names, self._priority = guards[0].names, guards[0].priority
+        else:
+            self._names = tuple(name for guard in guards for name in guard.names)
+            self._priority = np.concatenate(
+                [np.zeros(0, dtype=np.intp), *(guard.priority for guard in guards)])
 
     def find(self, proposal: Proposal) -> Found:
         """
@@ -110,12 +113,14 @@ class NearestSafe:
         too_low, too_high = action < box.low, action > box.high
         changed = too_low | too_high
         candidate = np.where(too_low, box.low, np.where(too_high, box.high, action))
-        cause = np.where(too_low, box.low_cause, box.high_cause)
-        active = [f'{CAUSES[cause[index]]}/{self._limits.names[index]}'
-                  for index in np.flatnonzero(changed)]
+        active = []
+        if changed.any():
+            cause = np.where(too_low, *box.causes)
+            active = [f'{CAUSES[cause[index]]}/{self._limits.names[index]}'
+                      for index in np.flatnonzero(changed)]
         amounts = [float(amount) for amount in np.abs(candidate - action)[changed]]
         excess = self._excess(candidate)
-        broken = np.flatnonzero(~(excess <= TOLERANCE))  # NaN counts as broken
+        broken = (~(excess <= TOLERANCE)).nonzero()[0]  # NaN counts as broken
         if spread is not None and self._guards and not broken.size:
             rows = self._rows(candidate, box, spread)
             size = len(candidate)
@@ -164,7 +169,7 @@ class NearestSafe:
                     constraints.names, constraints.priority, strict=True)
                     if level in nearest.relaxed})
                 notes = (f'gave way: {", ".join(gave)}',)
-            must = ~np.isin(self._priority, nearest.relaxed)
+            must = ~np.isin(self._priority, nearest.relaxed) if nearest.relaxed else _ALL
             if (self._excess(candidate)[must] <= TOLERANCE).all():
                 return candidate, notes
         for share in SHARES:
@@ -216,8 +221,9 @@ class NearestSafe:
     def _breaks_limits(self, action: np.ndarray) -> bool:
         """Whether an action breaks more than limits of acceleration, which only delay it."""
         box = self._box
-        beyond = ((action < box.low) & (box.low_cause < ACCELERATION)) \
-            | ((action > box.high) & (box.high_cause < ACCELERATION))
+        low_cause, high_cause = box.causes
+        beyond = ((action < box.low) & (low_cause < ACCELERATION)) \
+            | ((action > box.high) & (high_cause < ACCELERATION))
         if beyond.any() or (action < self._limits.low).any() or (action > self._limits.high).any():
             return True
         return bool((self._excess(np.clip(action, box.low, box.high)) > TOLERANCE).any())
@@ -236,6 +242,9 @@ class NearestSafe:
             return Found(command, (f'took component {place}, which breaks no limit',),
                          (f'mode/{place}',), (change,))
         return None
+
+
+_ALL = slice(None)
 
 
 def _allowing(command: np.ndarray, constraints: LinearConstraints) -> LinearConstraints:

@@ -135,6 +135,9 @@ class RobotModel:
         self._upper = np.triu(np.ones((model.nv, model.nv), dtype=bool))
         self._above = np.triu(self._upper, 1)
         self.base = dict(base or {})
+        # whether the model's joints are the actions, in the same order
+        self.plain = not floating and self.nv == len(self._rest) == len(names) and bool(
+            (self._places == self.entries).all() and (self.dofs == self.entries).all())
         self.chain = self._read_chain(names)
 
     def _frame(self, model: Any, name: str) -> int:
@@ -195,6 +198,8 @@ class RobotModel:
         :param position: of every action entry, `(A,)` or `(S, A)`; only joints are read.
         :return: `(nq,)` or `(S, nq)`.
         """
+        if self.plain:
+            return position
         configuration = np.empty((*position.shape[:-1], len(self._rest)))
         configuration[...] = self._rest
         configuration[..., self._places] = position[..., self.entries]
@@ -208,6 +213,8 @@ class RobotModel:
             are ignored.
         :return: `(nv,)` or `(S, nv)`.
         """
+        if self.plain:
+            return command
         velocity = np.zeros((*command.shape[:-1], self.nv))
         velocity[..., self.columns] = command[..., self.moving]
         return velocity
@@ -307,6 +314,7 @@ class RobotModel:
 
     def efforts_of_pieces(
         self, configurations: np.ndarray, velocities: np.ndarray, accelerations: np.ndarray,
+        used: np.ndarray,
     ) -> np.ndarray:
         """
         Forces at both ends of pieces with constant accelerations, for each payload.
@@ -314,17 +322,23 @@ class RobotModel:
         :param configurations: at the N + 1 ends, `(N + 1, nq)`.
         :param velocities: likewise, `(N + 1, nv)`.
         :param accelerations: of the pieces, `(N, nv)`.
+        :param used: which pieces are wanted, `(N,)` bool; the others' forces are 0.
         :return: at the beginning and the end of each piece, `(payloads, 2, N, nv)`.
         """
-        rnea, pieces = self._pin.rnea, len(accelerations)
-        forces = np.empty((len(self._loaded), 2, pieces, self.nv))
+        rnea = self._pin.rnea
+        forces = np.zeros((len(self._loaded), 2, len(accelerations), self.nv))
+        # where a piece goes on as the one before it, one end serves both
+        on = (accelerations[1:] == accelerations[:-1]).all(axis=1) & used[:-1]
+        following = [False, *on.tolist()]
         states = list(zip(configurations, velocities, strict=True))
+        wanted = [(piece, accelerations[piece], following[piece])
+                  for piece in used.nonzero()[0].tolist()]
         for place, (model, data) in enumerate(self._loaded):
             begin, end = forces[place]
-            for piece in range(pieces):
-                acceleration = accelerations[piece]
-                begin[piece] = rnea(model, data, *states[piece], acceleration)
-                end[piece] = rnea(model, data, *states[piece + 1], acceleration)
+            for piece, change, follows in wanted:
+                begin[piece] = end[piece - 1] if follows else rnea(
+                    model, data, *states[piece], change)
+                end[piece] = rnea(model, data, *states[piece + 1], change)
         return forces
 
     def balance(self, configuration: np.ndarray) -> list[np.ndarray]:

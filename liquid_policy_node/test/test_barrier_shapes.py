@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from liquid_policy.barrier_manoeuvre import SHARES, hold_and_brake
+from liquid_policy.barrier_manoeuvre import SHARES, finer, hold_and_brake
 from liquid_policy.barrier_shapes import Shapes, lowest_between
 from liquid_policy.safety_spec import ObstacleSpec
 
@@ -105,3 +105,18 @@ def test_the_gain_is_the_derivative_of_the_manoeuvre():
         slope = (hold_and_brake(command + change, deceleration, 0.02).offset[-1]
                  - hold_and_brake(command - change, deceleration, 0.02).offset[-1]) / 2e-6
         assert slope[entry] == pytest.approx(gain[-1, entry], rel=1e-6)
+
+
+def test_a_finer_manoeuvre_is_the_same_one():
+    """Every third sample is the coarse one's; the others lie on the parabolas between."""
+    deceleration, period = np.array([5.0, 4.0, 10.0]), 0.02
+    coarse = hold_and_brake(np.array([1.0, -1.7, 0.3]), deceleration, period)
+    fine = finer(coarse, 3)
+    for name in ('offset', 'velocity', 'gain'):
+        assert getattr(fine, name)[::3] == pytest.approx(getattr(coarse, name), abs=1e-15)
+    assert fine.duration.sum() == pytest.approx(coarse.duration.sum())
+    assert len(fine.moving) == len(fine.acceleration) == len(fine.duration)
+    way = (0.5 * (fine.velocity[1:] + fine.velocity[:-1]) * fine.duration[:, None]).cumsum(axis=0)
+    assert fine.offset[1:] == pytest.approx(way, abs=1e-14)
+    assert np.diff(fine.velocity, axis=0) == pytest.approx(
+        fine.acceleration * fine.duration[:, None], abs=1e-14)
