@@ -257,9 +257,11 @@ class Learner:
         if self.streams is not None:
             self._drawn = self.streams.draw()
         trained = [p for group in self.optimizer.param_groups for p in group['params']]
-        loss, parts = average_gradient(
-            self.group, self.settings.shards, trained,
-            [*self.policy.buffers(), *self.frame_head.buffers()], self._shard_loss, _PARTS)
+        # Only in `frames` does batch norm change what it knows of the images.
+        buffers = [*self.frame_head.buffers(),
+                   *(self.policy.encoder.buffers() if self.stage == 'frames' else ())]
+        loss, parts = average_gradient(self.group, self.settings.shards, trained, buffers,
+                                       self._shard_loss, _PARTS)
         norm = float(nn.utils.clip_grad_norm_(trained, self.settings.clip))
         # One bad batch must not end the night's work: leave it out.
         if math.isfinite(norm):

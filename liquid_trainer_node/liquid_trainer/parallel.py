@@ -188,6 +188,8 @@ def average_gradient(group: Group, shards: int, trained: Sequence[nn.Parameter],
     """
     for parameter in trained:
         parameter.grad = None
+    if shards == 1:         # then they are what they should be
+        buffers = ()
     start = [buffer.clone() for buffer in buffers]
     grown = [torch.zeros_like(buffer, dtype=torch.float64) for buffer in buffers]
     told = torch.zeros(2, 1 + len(names), dtype=torch.float64)      # sums; how many

@@ -133,6 +133,9 @@ def main(argv: list[str] | None = None) -> int:
     except (SweepError, OSError) as error:
         print(f'sweep: {error}', file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print('sweep: stopped; the same command goes on', file=sys.stderr)
+        return 130
     path = arguments.output / 'results.jsonl'
     path.write_text(''.join(json.dumps({'trial': trial.name, **found}) + '\n'
                             for trial, found in ranked))

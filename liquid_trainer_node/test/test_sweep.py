@@ -49,6 +49,7 @@ def _results(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / 'results.jsonl').read_text().splitlines()]
 
 
+@pytest.mark.timeout(600)       # Ray takes its time to start
 @pytest.mark.parametrize('address', [None, 'local'])
 def test_best_comes_first_and_what_failed_is_tried_again(command, tmp_path, capsys, address):
     if address:

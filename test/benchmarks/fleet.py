@@ -21,12 +21,13 @@ import os
 import platform
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
-from fleet_data import Part, load_parts, prepare_all, robots_of
+from fleet_data import MASSES, SPEEDS, Part, load_parts, prepare_all, robots_of
 from tqdm import tqdm
 
 from liquid_policy.policy import Policy
@@ -94,19 +95,18 @@ def make_members(robots: list[list[Part]], policy: Policy, units: tuple[str, ...
                                 *demonstrations(mixed, 0.01), units, settings)
 
 
-def learn_alone(members: list[FleetMember], start: dict, bar: tqdm) -> list[dict]:
+def learn_alone(members: list[FleetMember], start: dict) -> list[dict]:
     """Return each robot's weights when it learns from nobody else."""
     found = []
     for member in members:
         weights = start
         for number in range(1, member.settings.rounds + 1):
             weights, _ = member.learn(weights, number)
-            bar.update()
         found.append(weights)
     return found
 
 
-def learn_together(members: list[FleetMember], start: dict, case: str, bar: tqdm) -> dict:
+def learn_together(members: list[FleetMember], start: dict, case: str) -> dict:
     """Return what the fleet learns."""
     from liquid_trainer.fleet_app import make_client, run_rounds, run_secure
     from liquid_trainer.fleet_local import LocalGrid
@@ -118,11 +118,9 @@ def learn_together(members: list[FleetMember], start: dict, case: str, bar: tqdm
     if spoil:
         acting[len(acting) // 2] = Spoiled(acting[len(acting) // 2], spoil)
 
-    def member_of(context) -> FleetMember:
-        bar.update(1)
-        return acting[context.node_config['robot']]
-
-    grid = LocalGrid(make_client(member_of), [{'robot': i} for i in range(len(acting))])
+    logging.getLogger('flwr').setLevel(logging.ERROR)
+    grid = LocalGrid(make_client(lambda context: acting[context.node_config['robot']]),
+                     [{'robot': number} for number in range(len(acting))])
     rounds = members[0].settings.rounds
     if name == 'secure':
         from flwr.app import Context, RecordDict
@@ -146,6 +144,21 @@ def scores_of(members: list[FleetMember], everyone: FleetMember,
     return {task: {name: np.array([scores[name] for scores in found]) for name in SCORES}
             for task, found in (('own', own),
                                 ('all', mixed * len(members) if same else mixed))}
+
+
+def run_case(case: str, seed: int, arguments: argparse.Namespace) -> dict:
+    """Let the robots learn, alone or as a fleet, in this process; return their scores."""
+    torch.set_num_threads(1)
+    settings = FleetSettings(rounds=arguments.rounds, steps=arguments.steps,
+                             batch=arguments.batch, window=arguments.window,
+                             rate=arguments.rate, seed=100_000 * seed)
+    policy, loaded = load_start({'checkpoint': arguments.checkpoint, 'fresh': True, 'seed': seed})
+    members, everyone = make_members(robots_of(list(load_parts(arguments.data))), policy,
+                                     loaded.interface.target_units, settings, arguments.parts)
+    start = travelling_weights(policy)
+    weights = (learn_alone(members, start) if case == 'alone' else
+               [learn_together(members, start, case)] * len(members))
+    return scores_of(members, everyone, weights)
 
 
 def rows_of(case: str, scores: list[dict], alone: list[dict], honest: list[int],
@@ -186,52 +199,43 @@ def main(argv: list[str] | None = None) -> int:
                         help='folder for what is made of the bags')
     parser.add_argument('--cases', nargs='+', default=list(CASES), choices=CASES)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--rounds', type=int, default=default.rounds)
-    parser.add_argument('--steps', type=int, default=default.steps)
+    parser.add_argument('--rounds', type=int, default=15)
+    parser.add_argument('--steps', type=int, default=10)
     parser.add_argument('--batch', type=int, default=8)
+    parser.add_argument('--rate', type=float, default=default.rate, help='of learning, at first')
     parser.add_argument('--window', type=float, default=0.5, help='of a stream [s]')
     parser.add_argument('--parts', type=int, default=12, help='a robot learns from, at most')
     parser.add_argument('--processes', type=int, default=os.cpu_count() or 1)
     parser.add_argument('--append', type=Path, default=None)
     arguments = parser.parse_args(argv)
-    logging.getLogger('flwr').setLevel(logging.ERROR)
-    torch.set_num_threads(1)
     if arguments.bags:
         prepare_all(arguments.bags, arguments.checkpoint, arguments.data, arguments.processes)
-    robots = robots_of(list(load_parts(arguments.data)))
     cases = ['alone', *arguments.cases]
-    found: dict[str, list] = {case: [] for case in cases}
+    found: dict[str, dict] = {case: {} for case in cases}
     began = time.monotonic()
-    with tqdm(total=len(cases) * len(arguments.seeds) * len(robots) * arguments.rounds,
-              unit='robot round', disable=None) as bar:
-        for seed in arguments.seeds:
-            settings = FleetSettings(rounds=arguments.rounds, steps=arguments.steps,
-                                     batch=arguments.batch, window=arguments.window,
-                                     seed=100_000 * seed)
-            policy, loaded = load_start({'checkpoint': arguments.checkpoint, 'fresh': True,
-                                         'seed': seed})
-            members, everyone = make_members(robots, policy, loaded.interface.target_units,
-                                             settings, arguments.parts)
-            start = travelling_weights(policy)
-            for case in cases:
-                bar.set_postfix_str(case)
-                weights = (learn_alone(members, start, bar) if case == 'alone' else
-                           [learn_together(members, start, case, bar)] * len(members))
-                found[case].append(scores_of(members, everyone, weights))
-                own = found[case][-1]['own']['nll'].mean()
-                bar.write(f'{time.monotonic() - began:6.0f} s  seed {seed}  {case:<20}'
-                          f'own nll {own:.3f}')
+    jobs = [(case, seed) for seed in arguments.seeds for case in cases]
+    with ProcessPoolExecutor(arguments.processes) as pool, tqdm(
+            total=len(jobs), unit='fleet', disable=None) as bar:
+        waiting = {pool.submit(run_case, *job, arguments): job for job in jobs}
+        for future in as_completed(waiting):
+            case, seed = waiting[future]
+            found[case][seed] = future.result()
+            bar.write(f'{time.monotonic() - began:6.0f} s  seed {seed}  {case:<20}own nll '
+                      f'{found[case][seed]["own"]["nll"].mean():.3f}')
+            bar.update()
+    count = SPEEDS * MASSES
     rows = []
     for case in cases:
-        broken = len(robots) // 2 if case != 'alone' and CASES[case][1] else None
+        broken = count // 2 if case != 'alone' and CASES[case][1] else None
         about = {'seeds': arguments.seeds, 'rounds': arguments.rounds, 'steps': arguments.steps,
-                 'batch': arguments.batch, 'window': arguments.window,
-                 'robots': len(robots), 'parts': arguments.parts,
+                 'batch': arguments.batch, 'window': arguments.window, 'rate': arguments.rate,
+                 'robots': count, 'parts': arguments.parts,
                  'preset': 'full' if len(arguments.seeds) >= 3 else 'quick', 'commit': commit(),
                  'machine': f'{platform.machine()}, {os.cpu_count()} cores',
                  'date': date.today().isoformat()}
-        rows += rows_of(case, found[case], found['alone'],
-                        [i for i in range(len(robots)) if i != broken], about)
+        rows += rows_of(case, *([found[name][seed] for seed in arguments.seeds]
+                                for name in (case, 'alone')),
+                        [i for i in range(count) if i != broken], about)
     for row in rows:
         print(f'{row["policy"]:<20}{row["task"]:<11}{row["figure"]:<28}{row["value"]:8.4f}  '
               f'({row["low"]:.4f} to {row["high"]:.4f}, worst {row["worst"]:.4f})')
