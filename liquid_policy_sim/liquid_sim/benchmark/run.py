@@ -65,13 +65,18 @@ class Job:
     preset: Preset
     folder: Path
 
+    @property
+    def steps(self) -> int:
+        """Steps of learning."""
+        return self.preset.steps * self.trial.longer
+
     def arguments(self) -> argparse.Namespace:
         """Return the command line of its training."""
         trial = self.trial
         return train_task.parse_arguments([
             '--task', self.task, '--data', str(self.data), '--core', trial.core, '--head',
             trial.head, '--share', str(trial.share), '--seed', str(self.seed), '--output',
-            str(self.folder), '--quiet', '--set', f'learning.steps={self.preset.steps}',
+            str(self.folder), '--quiet', '--set', f'learning.steps={self.steps}',
             *trial.all_settings])
 
 
@@ -117,7 +122,7 @@ def held_out_scores(job: Job, path: Path) -> dict[str, float]:
 def measure(job: Job) -> dict[str, Any]:
     """Learn and measure one policy; a finished one is read from its folder."""
     wanted = {'trial': asdict(job.trial), 'seed': job.seed, 'task': job.task,
-              'steps': job.preset.steps, 'episodes': job.preset.episodes}
+              'steps': job.steps, 'episodes': job.preset.episodes}
     wanted = json.loads(json.dumps(wanted))
     path = job.folder / RESULT
     if path.exists():

@@ -46,6 +46,7 @@ class Trial:
     :param head: of the policy.
     :param settings: `part.name=value`, on top of the backbone's.
     :param share: of the episodes to learn from.
+    :param longer: times the preset's steps of learning.
     :param ways: the first counts, the others are named after what they change.
     """
 
@@ -55,6 +56,7 @@ class Trial:
     head: str = 'mixture'
     settings: tuple[str, ...] = ()
     share: float = 1.0
+    longer: int = 1
     ways: tuple[Way, ...] = (Way(),)
 
     @property
@@ -92,10 +94,16 @@ class Preset:
 
 
 def heads() -> list[Trial]:
-    """Which head: one backbone, five answers; diffusion with its usual network, too."""
+    """
+    Which head: one backbone, five answers.
+
+    Diffusion is still improving when the others have begun to overfit, so it is given five times
+    as long as well; and its usual network.
+    """
     return [*(Trial('heads', f'cfc+{head}', head=head,
                     ways=(Way(), *(Way(replan=n) for n in REPLANS)) if head == 'mixture'
                     else (Way(),)) for head in HEADS),
+            Trial('heads', 'cfc+diffusion, 5 times as long', head='diffusion', longer=5),
             Trial('heads', 'cfc+diffusion U-Net', head='diffusion',
                   settings=('head.network=unet',))]
 
