@@ -11,6 +11,8 @@ from liquid_policy.barrier import JointFeedback, Proposal
 from liquid_policy.conversion import NANOSECONDS, MessageError, nanoseconds, stamp_of
 from liquid_policy.limits import Limits
 
+LONGEST_CARRIED = 0.1   # how far a pose is carried on to another time [s]
+
 
 def header_stamp(message: Any) -> int:
     """
@@ -24,9 +26,37 @@ def header_stamp(message: Any) -> int:
     return stamp
 
 
-def planar_pose(message: Any) -> np.ndarray:
+@dataclass(frozen=True, eq=False)
+class PlanarMotion:
     """
-    Where a base is: x, y [m] and yaw [rad] in the frame of its odometry.
+    Where a base was, and how it moved on.
+
+    :param pose: x, y [m] and yaw [rad] in the frame of its odometry, `(3,)`.
+    :param speed: forwards [m/s].
+    :param turn: to the left [rad/s].
+    :param stamp: when [ns].
+    """
+
+    pose: np.ndarray
+    speed: float
+    turn: float
+    stamp: int
+
+    def at(self, stamp: int) -> np.ndarray:
+        """
+        The pose at another time, by the chord of the arc that the base drives, `(3,)`.
+
+        :param stamp: at most `LONGEST_CARRIED` from this one, farther is cut off [ns].
+        """
+        time = min(max(1e-9 * (stamp - self.stamp), -LONGEST_CARRIED), LONGEST_CARRIED)
+        middle = self.pose[2] + 0.5 * self.turn * time
+        return self.pose + time * np.array([
+            self.speed * np.cos(middle), self.speed * np.sin(middle), self.turn])
+
+
+def planar_motion(message: Any) -> PlanarMotion:
+    """
+    Where a base is and how it moves.
 
     :param message: a nav_msgs/Odometry.
     :raises MessageError: if it is not finite.
@@ -34,10 +64,12 @@ def planar_pose(message: Any) -> np.ndarray:
     place, turn = message.pose.pose.position, message.pose.pose.orientation
     yaw = np.arctan2(2.0 * (turn.w * turn.z + turn.x * turn.y),
                      1.0 - 2.0 * (turn.y * turn.y + turn.z * turn.z))
-    pose = np.array([place.x, place.y, yaw])
-    if not np.isfinite(pose).all():
-        raise MessageError(f'odometry: expected a finite pose, came {pose.tolist()}')
-    return pose
+    twist = message.twist.twist
+    known = np.array([place.x, place.y, yaw, twist.linear.x, twist.angular.z])
+    if not np.isfinite(known).all():
+        raise MessageError(
+            f'odometry: expected a finite pose and twist, came {known.tolist()}')
+    return PlanarMotion(known[:3], float(known[3]), float(known[4]), header_stamp(message))
 
 
 class StampGuard:
@@ -207,10 +239,10 @@ def read_proposal(message: Any, names: tuple[str, ...]) -> TimedProposal:
             raise MessageError(
                 f'{key}: expected {np.prod(shape)} numbers {shape}, came {given.size}')
         arrays[key] = given.reshape(shape)
-    bad = ~np.isfinite(arrays['chosen']).all(axis=0)
-    if bad.any():
+    if not np.isfinite(arrays['chosen']).all():
         raise MessageError('the chosen sequence is not finite: ' + ', '.join(
-            name for name, wrong in zip(names, bad, strict=True) if wrong))
+            name for index, name in enumerate(names)
+            if not np.isfinite(arrays['chosen'][:, index]).all()))
     return TimedProposal(
         header_stamp(message), nanoseconds(message.image_stamp), message.model_version,
         message.dt, arrays['chosen'], arrays['weights'], arrays['means'],

@@ -25,10 +25,11 @@ from liquid_policy.effort_load import EffortSafety, load_safety
 from liquid_policy.filter_parameters import filter_settings
 from liquid_policy.inputs import (
     JointReader,
+    PlanarMotion,
     StampGuard,
     TimedProposal,
     header_stamp,
-    planar_pose,
+    planar_motion,
     read_proposal,
 )
 from liquid_policy.interface import load_interface
@@ -119,7 +120,7 @@ class SafetyNode(ManagedNode):
         super().__init__('safety', SafetySettings, **kwargs)
         self._timer: Any = None
         self._feedback: JointFeedback | None = None
-        self._base: np.ndarray | None = None
+        self._base: PlanarMotion | None = None
         self._human_watched = self._odometry_needed = False
         self._proposal: TimedProposal | None = None
         self._state = State.INACTIVE
@@ -282,7 +283,7 @@ class SafetyNode(ManagedNode):
     def on_odometry(self, message: Odometry) -> None:
         """Keep where the base is."""
         if self._odometry_guard.accept(header_stamp(message), self.ros_now()):
-            self._base, self._base_receipt = planar_pose(message), self._tick_now()
+            self._base, self._base_receipt = planar_motion(message), self._tick_now()
 
     def on_timer(self) -> None:
         """Issue a command, whatever has come."""
@@ -374,7 +375,8 @@ class SafetyNode(ManagedNode):
         base = self._base
         if self._odometry_needed and tick - self._base_receipt > 1e9 * self.settings.joint_timeout:
             base = None
-        return replace(self._feedback, age=max(age, silent, 0.0), base=base), ''
+        pose = None if base is None else base.at(self._feedback_stamp)
+        return replace(self._feedback, age=max(age, silent, 0.0), base=pose), ''
 
     def _human_now(self, tick: int) -> float:
         """Distance of the nearest human [m]: 0 while it should be known and is not."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from liquid_policy.conversion import MessageError
-from liquid_policy.inputs import JointReader, StampGuard, read_proposal
+from liquid_policy.inputs import JointReader, StampGuard, planar_motion, read_proposal
 from liquid_policy.limits import Limits
 
 NAMES = ('a', 'b', 'suction')
@@ -103,3 +103,35 @@ def test_a_malformed_proposal_is_refused(changes, expected):
     """The error names the field."""
     with pytest.raises(MessageError, match=expected):
         read_proposal(proposal(**changes), NAMES)
+
+
+def odometry(x, y, yaw, speed, turn, stamp=1_000_000_000):
+    """An Odometry as both rclpy and rosbags have it."""
+    seconds, nanoseconds = divmod(stamp, 1_000_000_000)
+    return SimpleNamespace(
+        header=SimpleNamespace(stamp=SimpleNamespace(sec=seconds, nanosec=nanoseconds)),
+        pose=SimpleNamespace(pose=SimpleNamespace(
+            position=SimpleNamespace(x=x, y=y, z=0.0), orientation=SimpleNamespace(
+                x=0.0, y=0.0, z=np.sin(yaw / 2), w=np.cos(yaw / 2)))),
+        twist=SimpleNamespace(twist=SimpleNamespace(
+            linear=SimpleNamespace(x=speed, y=0.0, z=0.0),
+            angular=SimpleNamespace(x=0.0, y=0.0, z=turn))))
+
+
+def test_a_base_is_carried_along_its_arc_to_another_time():
+    """A quarter of a second would be too far: cut off at 0.1 s; backwards too."""
+    motion = planar_motion(odometry(1.0, 2.0, 0.5, 0.6, 1.2))
+    np.testing.assert_allclose(motion.pose, [1.0, 2.0, 0.5], atol=1e-12)
+    radius, turned = 0.6 / 1.2, 0.5 + 1.2 * 0.05
+    exact = [1.0 + radius * (np.sin(turned) - np.sin(0.5)),
+             2.0 - radius * (np.cos(turned) - np.cos(0.5)), turned]
+    # the chord is longer than the arc's by 1 / 24 of the angle's square: 5 um here
+    np.testing.assert_allclose(motion.at(1_050 * MILLISECOND), exact, atol=1e-5)
+    np.testing.assert_array_equal(motion.at(1_250 * MILLISECOND), motion.at(1_100 * MILLISECOND))
+    assert motion.at(950 * MILLISECOND)[0] < 1.0
+
+
+def test_odometry_that_is_not_finite_is_refused():
+    """Its numbers are named."""
+    with pytest.raises(MessageError, match='finite pose and twist.*nan'):
+        planar_motion(odometry(0.0, 0.0, 0.0, np.nan, 0.0))

@@ -27,10 +27,11 @@ from liquid_policy.conversion import (
 )
 from liquid_policy.inputs import (
     JointReader,
+    PlanarMotion,
     StampGuard,
     TimedProposal,
     header_stamp,
-    planar_pose,
+    planar_motion,
 )
 from liquid_policy.interface import ImageSpec, Interface, SourceSpec
 from liquid_policy.runtime import EncoderRuntime
@@ -294,7 +295,7 @@ class OfflineSafety:
         self._feedback_stamp = self._feedback_receipt = 0
         self._proposal: TimedProposal | None = None
         self._proposal_receipt = self._image_used = 0
-        self._base: np.ndarray | None = None
+        self._base: PlanarMotion | None = None
         self._base_receipt = self._human_receipt = -10 ** 12
         self._human_distance = 0.0
 
@@ -334,7 +335,7 @@ class OfflineSafety:
         if not self._guards[name].accept(header_stamp(message), now):
             return
         if name == 'odom':
-            self._base, self._base_receipt = planar_pose(message), now
+            self._base, self._base_receipt = planar_motion(message), now
         else:
             self._human_distance, self._human_receipt = float(message.range), now
 
@@ -389,7 +390,8 @@ class OfflineSafety:
         if self._odometry_needed \
                 and now - self._base_receipt > 1e9 * self._parameters.joint_timeout:
             base = None
-        return replace(self._feedback, age=max(age, 0.0), base=base), ''
+        pose = None if base is None else base.at(self._feedback_stamp)
+        return replace(self._feedback, age=max(age, 0.0), base=pose), ''
 
     def _fresh_proposal(self, now: int) -> tuple[TimedProposal | None, str]:
         if self._proposal is None:
