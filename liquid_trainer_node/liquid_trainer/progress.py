@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from liquid_trainer.settings import STAGES
+
 
 class Progress:
     """
@@ -15,9 +17,12 @@ class Progress:
     :param folder: `history.jsonl`, `curves.png` and `tensorboard/` are written here.
     :param append: go on with the history that is there.
     :param quiet: no bar.
+    :param since: stage and step of the saved state gone on from; what was recorded after it is
+        forgotten, since it will happen again.
     """
 
-    def __init__(self, folder: Path, append: bool = False, quiet: bool = False):
+    def __init__(self, folder: Path, append: bool = False, quiet: bool = False,
+                 since: tuple[str, int] | None = None):
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / 'history.jsonl'
@@ -25,9 +30,20 @@ class Progress:
             self._path.unlink(missing_ok=True)
         self.rows = [json.loads(line) for line in self._path.read_text().splitlines()] \
             if self._path.exists() else []
+        if since is not None:
+            last = (STAGES.index(since[0]), since[1])
+            self.rows = [row for row in self.rows
+                         if (STAGES.index(row['stage']), row['step']) <= last]
+            self._path.write_text(''.join(json.dumps(row) + '\n' for row in self.rows))
+        self._drawn = -1
         self._bar = tqdm(total=100, disable=quiet, bar_format=(
             '{l_bar}{bar}| {elapsed} {postfix}'))
-        self._writer = _tensorboard(folder / 'tensorboard')
+        self._writer = _tensorboard(folder / 'tensorboard', self._steps() + 1 if append else None)
+
+    def _steps(self) -> int:
+        """Steps of all stages recorded so far: those of TensorBoard, one after the other."""
+        return sum(max(row['step'] for row in self.rows if row['stage'] == stage)
+                   for stage in {row['stage'] for row in self.rows})
 
     def show(self, stage: str, share: float, text: str) -> None:
         """Move the bar: `share` of the stage is done."""
@@ -44,7 +60,8 @@ class Progress:
             file.write(json.dumps(row) + '\n')
         if self._writer:
             for name, value in values.items():
-                self._writer.add_scalar(f'{stage}/{kind}/{name}', value, step)
+                self._writer.add_scalar(f'{stage}/{kind}/{name}', value, self._steps())
+            self._writer.flush()
 
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""
@@ -52,6 +69,9 @@ class Progress:
 
     def draw(self) -> None:
         """Draw the curves so far."""
+        if self._drawn == len(self.rows):
+            return
+        self._drawn = len(self.rows)
         draw_curves(self.rows, self._folder / 'curves.png')
 
     def close(self) -> None:
@@ -82,12 +102,12 @@ class Silence:
         """Close nothing."""
 
 
-def _tensorboard(folder: Path):
+def _tensorboard(folder: Path, since: int | None):
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:     # a convenience, not worth failing for
         return None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=since)
 
 
 def draw_curves(rows: list[dict], path: Path) -> None:

@@ -19,15 +19,18 @@ class ResumeError(ValueError):
     """A saved state cannot be gone on from."""
 
 
-def save_learner(path: str | Path, learner: Learner, extra: dict[str, Any]) -> None:
+def save_learner(path: str | Path, learner: Learner, extra: dict[str, Any],
+                 best: dict[str, torch.Tensor] | None = None) -> None:
     """
     Write weights, averages, optimiser and streams; beside, then renamed.
 
     :param extra: plain numbers and texts of the caller, given back by `load_learner`.
+    :param best: the policy's weights that have scored best, given back by `best_weights`.
     """
     tensors = {f'policy/{k}': v for k, v in learner.policy.state_dict().items()}
     tensors |= {f'average/{k}': v for k, v in learner.average.items()}
     tensors |= {f'frame_head/{k}': v for k, v in learner.frame_head.state_dict().items()}
+    tensors |= {f'best/{k}': v for k, v in (best or {}).items()}
     for index, slots in learner.optimizer.state_dict()['state'].items():
         tensors |= {f'optimizer/{index}/{k}': torch.as_tensor(v) for k, v in slots.items()}
     if learner.streams is not None:
@@ -57,6 +60,15 @@ def read_extra(path: str | Path) -> dict[str, Any]:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ResumeError(f'{path}: expected the saved state of a training, came: {error}; '
                           'start without --resume') from error
+
+
+def best_weights(path: str | Path) -> dict[str, torch.Tensor] | None:
+    """Return the weights that had scored best when a state was saved, None without any."""
+    with safe_open(path, 'pt') as file:
+        found = {name.removeprefix('best/'): file.get_tensor(name)
+                 for name in file.keys()  # noqa: SIM118
+                 if name.startswith('best/')}
+    return found or None
 
 
 def load_learner(path: str | Path, learner: Learner) -> dict[str, Any]:

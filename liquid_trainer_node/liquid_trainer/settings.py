@@ -52,6 +52,10 @@ class LearningSettings:
     drop_image: float = field(default=0.1, metadata={'description': 'share of missed images'})
     safe: str = field(default='none', metadata={
         'description': "barrier: actions pass the safety filter's constraints before the loss"})
+    validations: int = field(default=8, metadata={
+        'description': 'free-running scores on held-out episodes within a stage given in steps'})
+    patience: int = field(default=0, metadata={
+        'description': 'end a stage after so many scores in a row without a better one; 0: never'})
     save_every: float = field(default=5.0, metadata={'description': 'between resumable states',
                                                      'unit': 'min'})
 
@@ -65,8 +69,10 @@ class LearningSettings:
                                  f'{", ".join(STAGES)}, one of them above, came {value!r}')
         if self.safe not in SAFE:
             raise ValueError(f'safe: expected one of {", ".join(SAFE)}, came {self.safe!r}')
+        if self.patience < 0:
+            raise ValueError(f'patience: expected at least 0, came {self.patience}')
         for name in ('threads', 'frame_batch', 'core_batch', 'joint_batch', 'loss_stride',
-                     'shards'):
+                     'shards', 'validations'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name}: expected at least 1, came {getattr(self, name)}')
         for name in ('frame_batch', 'core_batch', 'joint_batch'):

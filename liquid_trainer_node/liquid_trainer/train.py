@@ -35,7 +35,7 @@ from liquid_trainer.learner import (
 )
 from liquid_trainer.parallel import Group
 from liquid_trainer.progress import Progress, Silence
-from liquid_trainer.resume import load_learner, read_extra, save_learner
+from liquid_trainer.resume import best_weights, load_learner, read_extra, save_learner
 from liquid_trainer.safe_actions import PROJECTED_HEADS, SafeActions, find_description
 from liquid_trainer.scores import frame_scores, held_out_scores
 from liquid_trainer.selection import chosen_episodes, read_choices
@@ -81,6 +81,8 @@ class Training:
         self._scaled = scaled
         self._held_features: np.ndarray | None = None
         self._best: tuple[float, dict[str, torch.Tensor]] | None = None
+        self._lowest = float('inf')         # score of the stage so far, less is better
+        self._scored, self._stale = 0, 0    # step of the last score; scores since a better one
         if not (resume or scaled):
             fit_scaling(policy, self.data, interface.action_units, interface.target_units)
         self.group.hand_out(policy.state_dict().values())
@@ -101,8 +103,14 @@ class Training:
             extra = load_learner(self._resume_path, self.learner)
             self._first, self._spent = extra['next'], extra['spent']
             self._before, self.scores = extra['before'], extra['scores']
-        self.progress = (Progress(output, append=resume, quiet=quiet) if self.group.leads
-                         else Silence())
+            self._lowest = extra.get('lowest', float('inf'))
+            self._scored, self._stale = extra.get('scored', 0), extra.get('stale', 0)
+            weights = best_weights(self._resume_path)
+            if weights is not None:
+                self._best = (extra['best'], weights)
+        since = (self.learner.stage, self.learner.step_count) if resume else None
+        self.progress = (Progress(output, append=resume, quiet=quiet, since=since)
+                         if self.group.leads else Silence())
 
     @property
     def _resume_path(self) -> Path:
@@ -149,8 +157,9 @@ class Training:
         if not going_on:
             learner.begin(stage)
             self._spent = 0.0
-        if stage != 'joint' or going_on:
-            self._best = None       # what follows `core` must beat it
+            self._lowest, self._scored, self._stale = float('inf'), 0, 0
+            if stage != 'joint':
+                self._best = None       # what follows `core` must beat it
         saved = shown = scored = self._spent
         sums: dict[str, float] = {}
         count = 0
@@ -158,12 +167,19 @@ class Training:
         last = time.monotonic()
         every = {'frames': 120.0, 'core': 90.0, 'joint': 150.0}[stage]
         while True:
-            share, save = self.group.agree(
-                self._share(stage), float(self._spent - saved >= 60.0 * settings.save_every))
+            if self._due(stage, self._spent - scored >= every):
+                self._score(stage)
+                scored, last = self._spent, time.monotonic()
+            share, save, stop = self.group.agree(
+                self._share(stage), float(self._spent - saved >= 60.0 * settings.save_every),
+                float(0 < settings.patience <= self._stale))
             if save:
                 self._save()
                 saved, last = self._spent, time.monotonic()
-            if share >= 1.0:
+            if stop:
+                self.progress.say(f'{stage}: ended after {learner.step_count} steps, '
+                                  f'{self._stale} scores without a better one')
+            if share >= 1.0 or stop:
                 break
             values = learner.step(share)
             count += 1
@@ -178,14 +194,12 @@ class Training:
                                      self._before + self._spent)
                 self.progress.show(stage, share, _text(means, 4))
                 sums, count, shown = {}, 0, self._spent
-            if self._spent - scored >= every:
-                self._score(stage)
-                scored, last = self._spent, time.monotonic()
         if count:
             self.progress.record(stage, learner.step_count, 'train',
                                  {name: value / count for name, value in sums.items()},
                                  self._before + self._spent)
-        self._score(stage)
+        if self._scored != learner.step_count:
+            self._score(stage)
         learner.finish()
         if self._best is not None:
             self.policy.load_state_dict(self._best[1])
@@ -200,8 +214,11 @@ class Training:
         self.learner.gather()
         if not self.group.leads:
             return
+        score, weights = self._best or (None, None)
         save_learner(self._resume_path, self.learner, {
-            'next': after, 'spent': self._spent, 'before': self._before, 'scores': self.scores})
+            'next': after, 'spent': self._spent, 'before': self._before, 'scores': self.scores,
+            'best': score, 'lowest': self._lowest, 'scored': self._scored,
+            'stale': self._stale}, weights)
         self.progress.draw()
 
     def _prepare_features(self, stage: str, refit: bool) -> None:
@@ -243,8 +260,20 @@ class Training:
         self.group.add(torch.from_numpy(features))
         return features
 
+    def _due(self, stage: str, time_has_come: bool) -> bool:
+        """Whether to score now: by steps where the stage is given in steps, else by time."""
+        step, limit = self.learner.step_count, self._limit(stage)
+        if self.settings.steps is None:
+            return time_has_come
+
+        def done(steps: int) -> int:
+            return int(steps * self.settings.validations / limit)
+
+        return done(step) > done(self._scored)
+
     def _score(self, stage: str) -> None:
         """Score the averaged weights on the held-out episodes; in `core`, remember the best."""
+        self._scored = self.learner.step_count
         if self.held is None or not self.group.leads:
             return
         training = {name: value.clone() for name, value in self.policy.state_dict().items()}
@@ -266,6 +295,9 @@ class Training:
                 self.scores = self.scores | scores
         if stage == 'frames':
             self.scores = self.scores | scores
+        value = scores.get('nll', scores.get('frame_position_error', float('-inf')))
+        self._stale = 0 if value < self._lowest or value == float('-inf') else self._stale + 1
+        self._lowest = min(value, self._lowest)
         self.policy.load_state_dict(training)
         self.progress.record(stage, self.learner.step_count, 'held_out', scores,
                              self._before + self._spent)
@@ -407,6 +439,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=default.seed, help='of everything random')
     parser.add_argument('--held-out', type=float, default=default.held_out,
                         help='share of episodes to score on')
+    parser.add_argument('--patience', type=int, default=default.patience,
+                        help='end a stage after so many held-out scores in a row without a better '
+                        'one; 0: never')
     parser.add_argument('--safe', default=default.safe, choices=SAFE,
                         help="barrier: actions pass the safety filter's constraints first")
     parser.add_argument('--description', type=Path, default=None,
@@ -444,7 +479,7 @@ def _settings(arguments: argparse.Namespace, default: LearningSettings) -> Learn
     steps = numbers(arguments.stage_steps, int) if arguments.stage_steps else None
     return dataclasses.replace(default, minutes=minutes, steps=steps, seed=arguments.seed,
                                threads=arguments.threads, held_out=arguments.held_out,
-                               safe=arguments.safe,
+                               safe=arguments.safe, patience=arguments.patience,
                                shards=arguments.shards or int(os.environ.get('WORLD_SIZE', 1)))
 
 

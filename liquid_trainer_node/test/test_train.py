@@ -22,7 +22,8 @@ from liquid_trainer.train import Training, build_policy, main, parse_arguments  
 
 INTERFACE = Path(__file__).parents[2] / 'config' / 'manipulator.interface.yaml'
 SETTINGS = LearningSettings(steps=(3, 4, 2), frame_batch=4, core_batch=3, joint_batch=2,
-                            core_window=0.3, joint_window=0.1, held_out=0.2, threads=1)
+                            core_window=0.3, joint_window=0.1, held_out=0.2, threads=1,
+                            validations=2)
 
 
 def _fit(value, size):
@@ -91,10 +92,60 @@ def test_killed_training_goes_on_to_the_same_result(episodes, finished, tmp_path
     with pytest.raises(Killed):
         training.run()
     path = _training(episodes, tmp_path, resume=True).run()
+    # What is recorded is recorded once, however often it was done.
+    rows = [json.loads(line) for line in (tmp_path / 'history.jsonl').read_text().splitlines()]
+    keys = [(row['stage'], row['step'], row['kind']) for row in rows if row['kind'] == 'held_out']
+    assert len(keys) == len(set(keys))
+    whole = [json.loads(line)
+             for line in (finished[0] / 'history.jsonl').read_text().splitlines()]
+    assert keys == [(row['stage'], row['step'], row['kind']) for row in whole
+                    if row['kind'] == 'held_out']
     known, came = load_checkpoint(finished[1]).weights, load_checkpoint(path).weights
     assert known.keys() == came.keys()
     for name, value in known.items():
         np.testing.assert_array_equal(came[name], value, err_msg=name)
+
+
+def test_best_weights_and_patience_survive_a_kill(episodes, finished, tmp_path):
+    """A state saved after the best score gives back the weights that had it."""
+    training = _training(episodes, tmp_path)
+    training.learner.begin('core')
+    training._best = (-7.0, {name: value + 1 if value.is_floating_point() else value
+                             for name, value in training.policy.state_dict().items()})
+    training._lowest, training._scored, training._stale = -7.0, 3, 1
+    training._save()
+    again = _training(episodes, tmp_path, resume=True)
+    assert (again._lowest, again._scored, again._stale) == (-7.0, 3, 1)
+    assert again._best[0] == -7.0
+    for name, value in training._best[1].items():
+        assert torch.equal(again._best[1][name], value)
+
+
+def test_stage_ends_early_when_held_out_scores_get_no_better(episodes, tmp_path):
+    settings = dataclasses.replace(SETTINGS, steps=(0, 30, 0), validations=30, patience=3,
+                                   core_rate=3.0, average=0.0)
+    training = _training(episodes, tmp_path, settings=settings)
+    path = training.run()
+    rows = [json.loads(line) for line in (tmp_path / 'history.jsonl').read_text().splitlines()]
+    scores = [row['nll'] for row in rows if row['kind'] == 'held_out']
+    assert len(scores) < 30, 'a learning rate of 3 cannot go on getting better'
+    best = int(np.argmin(scores))
+    assert len(scores) == best + 1 + 3
+    # The checkpoint has the best weights, not the last.
+    assert load_checkpoint(path).card['held_out']['nll'] == scores[best]
+
+
+def test_tensorboard_has_every_stage_on_one_axis(finished):
+    accumulator = pytest.importorskip(
+        'tensorboard.backend.event_processing.event_accumulator').EventAccumulator
+    events = accumulator(str(finished[0] / 'tensorboard'))
+    events.Reload()
+    tags = events.Tags()['scalars']
+    assert {'frames/train/loss', 'core/train/loss', 'joint/train/loss', 'core/held_out/nll',
+            'joint/held_out/nll'} <= set(tags)
+    last = {stage: [event.step for event in events.Scalars(f'{stage}/train/loss')][-1]
+            for stage in ('frames', 'core', 'joint')}
+    assert last == {'frames': 3, 'core': 7, 'joint': 9}
 
 
 def test_any_head_learns_from_bags(episodes, tmp_path):

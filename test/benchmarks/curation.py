@@ -195,9 +195,9 @@ def main() -> None:
     parser.add_argument('--bags', type=Path, default=Path('runs/demos_b'),
                         help='conveyor demonstrations, made by `generate`')
     parser.add_argument('--cache', type=Path, default=Path('runs/cache'))
-    parser.add_argument('--episodes', type=int, default=60)
-    parser.add_argument('--held-out', type=int, default=10)
-    parser.add_argument('--steps', type=int, default=300)
+    parser.add_argument('--episodes', type=int, default=32)
+    parser.add_argument('--held-out', type=int, default=6)
+    parser.add_argument('--steps', type=int, default=150)
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--tasks', nargs='+',
                         default=['conveyor_injected', 'conveyor_as_recorded'])
