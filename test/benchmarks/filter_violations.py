@@ -44,10 +44,10 @@ from liquid_policy.safety_spec import ObstacleSpec, PointSpec, SafetySpec  # noq
 
 RESULTS = Path(__file__).parent / 'results' / 'filter_violations.jsonl'
 KEPT = REPOSITORY / 'runs' / 'filter_violations'
-BATCH = 1000   # states, of two arms
+BATCH = 500   # states, of one arm
 PRESETS = {'small': (2000, 20, 0), 'medium': (20_000, 200, 6), 'full': (1_000_000, 10_000, 12)}
 JOINTS, PERIOD, MARGIN, SPEED = 5, 0.025, 0.02, 0.8
-POWER, EFFORT, INSTANTS = 80.0, 200.0, 41
+POWER, EFFORT, INSTANTS = 80.0, 200.0, 31
 RULES = FilterSettings(longest_period=PERIOD, delay=0.02, position_margin=0.0)
 SPEC = SafetySpec(
     tool='tool', tool_speed=SPEED, distance_margin=MARGIN, torque=True, payload=(0.0, 1.0),
@@ -79,13 +79,24 @@ def measure(safety: SafetyFilter, positions: np.ndarray, velocities: np.ndarray)
 
 
 def integrate(position: np.ndarray, command: np.ndarray, deceleration: np.ndarray):
-    """Hold a command for the longest period, then brake; positions and velocities."""
-    times = np.linspace(0.0, PERIOD + np.abs(command / deceleration).max(), INSTANTS)[:, None]
-    braking = np.minimum(np.maximum(times - PERIOD, 0.0), np.abs(command) / deceleration)
-    velocity = command - np.sign(command) * deceleration * braking
+    """
+    Hold a command for the longest period, then brake.
+
+    Instants lie evenly, and just before and after every moment at which a joint comes to rest.
+
+    :return: positions, velocities and accelerations, `(N, A)` each.
+    """
+    stop = np.abs(command / deceleration)
+    knots = np.concatenate([[0.0], stop])
+    times = np.sort(np.concatenate([
+        np.linspace(0.0, PERIOD + stop.max(), INSTANTS), PERIOD + knots - 1e-9,
+        PERIOD + knots + 1e-9]))[:, None]
+    braking = np.minimum(np.maximum(times - PERIOD, 0.0), stop)
+    slowing = np.sign(command) * deceleration
     held = np.minimum(times, PERIOD)
-    offset = command * (held + braking) - 0.5 * np.sign(command) * deceleration * braking ** 2
-    return position + offset, velocity
+    offset = command * (held + braking) - 0.5 * slowing * braking ** 2
+    changing = (times > PERIOD) & (times < PERIOD + stop)
+    return position + offset, command - slowing * braking, -slowing * changing
 
 
 def forces_of(safety: SafetyFilter, positions, velocities, accelerations):
@@ -110,12 +121,10 @@ def follow(safety: SafetyFilter, start: np.ndarray, command: np.ndarray) -> dict
 
     Torque and power are convex in the load, so that none between is worse than both ends.
     """
-    limits, slowing = safety.limits, safety.limits.deceleration
-    ahead, way = integrate(start, command, slowing)
+    limits = safety.limits
+    ahead, way, change = integrate(start, command, limits.deceleration)
     clearance, speed = measure(safety, ahead, way)
-    times = np.linspace(0.0, PERIOD + np.abs(command / slowing).max(), INSTANTS)[:, None]
-    braking = (times > PERIOD) & (times < PERIOD + np.abs(command) / slowing)
-    torque = forces_of(safety, ahead, way, -np.sign(command) * slowing * braking)
+    torque = forces_of(safety, ahead, way, change)
     return {'distance': clearance.min() - MARGIN, 'tool_speed': SPEED - speed.max(),
             'position': min((ahead - limits.lower).min(), (limits.upper - ahead).min()),
             'torque': 1.0 - np.abs(torque).max() / EFFORT,
@@ -131,7 +140,7 @@ def safe_command(
     for share in (1.0, 0.7, 0.4, 0.2, 0.1, 0.03):
         command = share * direction
         start = position + command * RULES.delay
-        ahead, way = integrate(start, command, limits.deceleration)
+        ahead, way, _ = integrate(start, command, limits.deceleration)
         if (ahead < limits.lower).any() or (ahead > limits.upper).any() \
                 or measure(safety, ahead[:2], way[:2])[1].max() > SPEED:
             continue
