@@ -31,7 +31,7 @@ from fleet_data import MASSES, SPEEDS, Part, load_parts, prepare_all, robots_of
 from tqdm import tqdm
 
 from liquid_policy.policy import Policy
-from liquid_sim.evaluate import append_rows, commit
+from liquid_sim.evaluate import append_rows, commit, wilson
 from liquid_trainer.fleet import FleetMember, FleetSettings, travelling_weights
 from liquid_trainer.fleet_robot import load_start
 from liquid_trainer.windows import Demonstrations
@@ -181,9 +181,13 @@ def rows_of(case: str, scores: list[dict], alone: list[dict], honest: list[int],
 def _row(figure: str, task: str, policy: str, against: str | None, values: np.ndarray,
          unit: str, about: dict) -> dict:
     half = 1.96 * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    low, high = float(values.mean() - half), float(values.mean() + half)
+    worst = float(values.max())
+    if figure.endswith('_better'):
+        low, high = wilson(int(values.sum()), len(values))
+        worst = float(values.min())
     row = {'figure': figure, 'task': f'fleet_{task}', 'policy': policy,
-           'value': float(values.mean()), 'low': float(values.mean() - half),
-           'high': float(values.mean() + half), 'worst': float(values.max()), 'unit': unit,
+           'value': float(values.mean()), 'low': low, 'high': high, 'worst': worst, 'unit': unit,
            'n': len(values), **about}
     return {**row, 'against': against} if against else row
 
