@@ -66,8 +66,8 @@ class TrainerSettings(NodeSettings):
         4.0, 'Weight of a tick at which somebody showed the running policy another action.', '1',
         low=1.0, high=100.0)
     cpu_share: float = parameter(
-        0.25, 'Largest share of one core that this process uses while the robot works; 0: learn '
-        'in idle moments only.', '1', low=0.0, high=64.0, live=True)
+        0.5, 'Largest share of one core that this process uses while the robot works, listening '
+        'included; 0: learn in idle moments only.', '1', low=0.0, high=64.0, live=True)
     idle_share: float = parameter(
         0.8, 'Largest share of one core while nothing moves and nobody demonstrates.', '1',
         low=0.0, high=64.0, live=True)

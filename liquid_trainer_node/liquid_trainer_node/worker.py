@@ -36,7 +36,7 @@ class WorkerSettings:
     least_windows: int = 2
     promote: bool = True
     niceness: int = 10
-    share: float = 0.25
+    share: float = 0.5
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,6 @@ from liquid_policy.conversion import NANOSECONDS
 from liquid_policy.interface import Interface
 from liquid_trainer.online.window import Window
 
-# Longest time between two ticks of a window [s]; a core integrates over less without trouble.
-_LONGEST = 0.2
-
 
 class WindowCollector:
     """
@@ -39,7 +36,10 @@ class WindowCollector:
         self.ticks_per_window = max(2, round(length * interface.rate))
         self._stride = max(1, round(stride * interface.rate))
         self._patience = max(spec.max_age for spec in interface.actions.values())
-        self._longest = round(_LONGEST * NANOSECONDS)
+        # A longer time between two ticks is a hole: whatever was held has grown too old in it.
+        ages = [spec.max_age for spec in interface.observations.values()]
+        ages += [interface.features.max_age] if interface.features is not None else []
+        self._longest = round(max(ages) * NANOSECONDS)
         self._aligner = Aligner(interface)
         self.episode = ''
         self.clear()

@@ -245,7 +245,7 @@ class OnlineSession:
             self._step_due = now + self.settings.period - min(
                 late if np.isfinite(late) else 0.0, 0.1 * self.settings.period)
             yield from self.learner.step()
-        if now >= self._attempt_due and self.phase == SETTLED \
+        if now >= self._attempt_due and self.phase == SETTLED and not self.foreign \
                 and self.learner.steps > self._tried_at and self._held_out:
             self._attempt_due = now + self.settings.attempt
             self._tried_at = self.learner.steps
