@@ -99,7 +99,8 @@ def main(argv: list[str] | None = None) -> int:
         found = {n: run(n, arguments, Path(folder)) for n in arguments.processes}
     first = arguments.processes[0]
     about = {'unit': '1', 'n': arguments.steps, 'seeds': [0],
-             'preset': 'full' if arguments.steps >= 60 else 'quick', 'shards': arguments.shards, 'commit': commit(),
+             'preset': 'full' if arguments.steps >= 60 else 'quick',
+             'shards': arguments.shards, 'commit': commit(),
              'machine': f'{platform.machine()}, {os.cpu_count()} cores',
              'load': round(os.getloadavg()[0], 1), 'date': date.today().isoformat()}
     rows = []
