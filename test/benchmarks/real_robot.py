@@ -118,7 +118,8 @@ def main() -> None:
                 errors.setdefault((name, unit), []).append(float(apart[:, units == unit].mean()))
     made = policy.settings.head
     seen = f'{card["images"]} images' if card['images'] else 'without images'
-    task = f'{interface.robot}, {card["episodes"]} episodes, {seen}'
+    task = (f'{interface.robot}, {card["episodes"]} episodes, {interface.vector_size} numbers '
+            f'observed, {seen}')
     print(f'{task}; {len(held)} held out; {made.horizon} steps of {made.dt:.4f} s')
     rows = []
     for (name, unit), values in errors.items():
