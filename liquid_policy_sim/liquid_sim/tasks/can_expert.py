@@ -17,7 +17,9 @@ _STEP = 0.05                # m that an action of 1 asks for
 _TURN = 0.5                 # rad, likewise
 _TREMOR_TIME = 0.4          # s after which the hand's tremor has forgotten itself
 _PERIOD = 0.05              # s
-_PATIENCE = 100             # steps after which the next stage begins in any case
+_STILL = 0.003              # m in a step below which the hand as good as rests
+_BEGINNING = 15             # steps of a stage in which it may do so
+_PATIENCE = 4               # steps of rest after which the next stage begins in any case
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class CanExpert:
     def __init__(self, target: np.ndarray, rng: np.random.Generator):
         self._target, self._rng, self.manner = target, rng, Manner.drawn(rng)
         self._stage, self._waited, self._spent = 0, 0, 0
-        self._tremor = np.zeros(6)
+        self._still, self._hand, self._tremor = 0, np.zeros(3), np.zeros(6)
 
     def act(self, hand: np.ndarray, turned: np.ndarray, can: np.ndarray) -> np.ndarray:
         """
@@ -91,18 +93,23 @@ class CanExpert:
         offset = goal - hand
         self._spent += 1
         self._waited += int(np.linalg.norm(offset) < near)
-        # Nobody tries for ever: the arm's controller stops a little short where it is stretched.
-        if (self._waited > wait or self._spent > _PATIENCE) and self._stage < 6:
-            self._stage, self._waited, self._spent = self._stage + 1, 0, 0
+        # The arm's controller stops a little short where it is stretched. Who waits there teaches
+        # waiting: nothing in what is seen then says when to go on.
+        moved = np.linalg.norm(hand - self._hand)
+        self._still = self._still + 1 if moved < _STILL and self._spent > _BEGINNING else 0
+        self._hand = hand
+        arrived = self._waited > wait or self._still >= _PATIENCE
+        if arrived and self._stage < 6:
+            self._stage, self._waited, self._spent, self._still = self._stage + 1, 0, 0, 0
         move = manner.firmness * offset / _STEP
         move *= min(1.0, manner.pace / max(float(np.abs(move).max()), 1e-9))
         turn = 0.5 * manner.firmness * self._turn(turned) / _TURN
         keep = np.exp(-_PERIOD / _TREMOR_TIME)
         self._tremor = keep * self._tremor + np.sqrt(1 - keep**2) * self._rng.normal(
             0.0, manner.tremor, 6)
-        moved = np.concatenate((move, np.clip(turn, -0.3, 0.3))) + self._tremor * (
+        asked = np.concatenate((move, np.clip(turn, -0.3, 0.3))) + self._tremor * (
             1.0, 1.0, 1.0, 0.3, 0.3, 0.3)
-        return np.append(np.clip(moved, -1.0, 1.0), grip)
+        return np.append(np.clip(asked, -1.0, 1.0), grip)
 
     def _stages(self, can: np.ndarray) -> list[tuple[np.ndarray, float, float, int]]:
         """Return for every stage where to go, the grip, how near is there, and steps to wait."""
@@ -118,7 +125,7 @@ class CanExpert:
                 (held, CLOSED, 0.03, manner.squeeze),
                 (up, CLOSED, 0.05, 0),
                 (np.array([*place[:2], manner.lift]), CLOSED, 0.07, manner.pauses[2]),
-                (place + (0.0, 0.0, manner.drop), CLOSED, 0.02, 0),
+                (place + (0.0, 0.0, manner.drop), CLOSED, 0.04, 0),
                 (place + (0.0, 0.0, manner.lift - self._target[2]), OPEN, 0.0, 0)]
 
     def _turn(self, turned: np.ndarray) -> np.ndarray:
