@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# A live error is no gain on the policy before when it exceeds this share of its error.
-_AS_WELL = 0.95
-
 
 @dataclass(frozen=True)
 class WatchSettings:
@@ -24,7 +21,7 @@ class WatchSettings:
                        'would have made on the same windows by this share'})
     rise: float = field(default=0.25, metadata={
         'description': 'or when it exceeds the error before the promotion by this share and the '
-                       'policy before would have done about as well'})
+                       'policy before would have done as well'})
 
     def __post_init__(self):
         if not 1 <= self.least_windows <= self.windows:
@@ -54,7 +51,7 @@ def find_fault(before: Sequence[float], live: Sequence[float], shadow: Sequence[
         return ''
     earlier = float(np.median(before))
     # Conditions may have changed: then both errors have risen, and what helps stays.
-    if now > earlier * (1.0 + settings.rise) and now > _AS_WELL * then:
+    if now > earlier * (1.0 + settings.rise) and now >= then:
         return (f'live error rose from {earlier:.3f} to {now:.3f}, and the policy before would '
                 f'have made {then:.3f}')
     return ''
