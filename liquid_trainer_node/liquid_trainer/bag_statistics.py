@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from liquid_trainer.bag_file import Bag
 from liquid_trainer.bags import EPISODE_TYPE, START
 from liquid_trainer.message_numbers import digest, large_data, number_paths, shape_of
 
+# Numbers told apart in one topic, and kinds of messages it may have (lists of other lengths).
+MOST_PATHS, MOST_SHAPES = 512, 100
 # Rows of numbers kept of a topic; beyond, every second one is left out, again and again.
 MOST_ROWS = 100_000
 # An interval of more than this many usual ones is a gap.
@@ -33,7 +36,7 @@ class TopicData:
     :param stamps: header stamps [ns], int64 `(N,)`; empty for types without header.
     :param paths: names of the F numbers that are kept.
     :param rows: indices of the messages whose numbers are kept, `(R,)`.
-    :param values: `(R, F)`.
+    :param values: `(R, F)`; NaN where a message has no such number.
     :param not_finite: messages with NaN or infinity, by path.
     :param repeats: messages whose numbers, and picture if they have one, are those before.
     :param longest_repeat: longest time for which they stayed the same [s].
@@ -151,8 +154,8 @@ class TopicData:
         """Return the paths whose number never changes."""
         if len(self.values) < 2:
             return ()
-        with np.errstate(invalid='ignore'):
-            same = (self.values == self.values[0]).all(0)
+        same = np.array([not known.any() or np.ptp(values[known]) == 0 for values, known in zip(
+            self.values.T, np.isfinite(self.values.T), strict=True)], bool)
         return tuple(path for path, fixed in zip(self.paths, same, strict=True) if fixed)
 
 
@@ -271,11 +274,12 @@ class _Collector:
         self._received: list[int] = []
         self._stamps: list[int] = []
         self._shape: tuple | None = None
-        self._paths: dict[str, Any] = {}
+        self._plans: dict[tuple, list[tuple[int, Any]]] = {}
+        self._paths: dict[str, int] = {}
         self._rows: list[int] = []
         self._values: list[list[float]] = []
         self._stride = 1
-        self._not_finite: dict[str, int] = {}
+        self._not_finite: dict[int, int] = {}
         self._repeats, self._longest = 0, 0
         self._before: tuple[Any, int] | None = None
         self._since = 0
@@ -290,25 +294,38 @@ class _Collector:
             self._stamps.append(stamp)
         shape = shape_of(message)
         if self._shape is None:
-            self._shape, self._paths = shape, number_paths(message)
-        if shape != self._shape:
-            self._other += 1
-            return
-        row = [float(get(message)) for get in self._paths.values()]
-        if not np.isfinite(row).all():
-            for path, value in zip(self._paths, row, strict=True):
-                if not np.isfinite(value):
-                    self._not_finite[path] = self._not_finite.get(path, 0) + 1
+            self._shape = shape
+        self._other += shape != self._shape
+        row = [float('nan')] * len(self._paths)
+        for place, get in self._plan(shape, message):
+            value = float(get(message))
+            if place >= len(row):
+                row += [float('nan')] * (place + 1 - len(row))
+            row[place] = value
+            if not math.isfinite(value):
+                self._not_finite[place] = self._not_finite.get(place, 0) + 1
         large = large_data(message)
         self._bytes = max(self._bytes, 0 if large is None else large.nbytes)
         if row or large is not None:
-            self._compare((tuple(row), None if large is None else digest(large)), time)
+            seen = None if large is None else digest(large)
+            self._compare((np.array(row).tobytes(), seen), time)
         if index % self._stride == 0:
             self._rows.append(index)
             self._values.append(row)
             if len(self._rows) > MOST_ROWS:
                 del self._rows[1::2], self._values[1::2]
                 self._stride *= 2
+
+    def _plan(self, shape: tuple, message: Any) -> list[tuple[int, Any]]:
+        """Say which number of a message of this shape goes where."""
+        if shape not in self._plans:
+            found = []
+            if len(self._plans) < MOST_SHAPES:
+                for path, get in number_paths(message).items():
+                    if path in self._paths or len(self._paths) < MOST_PATHS:
+                        found.append((self._paths.setdefault(path, len(self._paths)), get))
+            self._plans[shape] = found
+        return self._plans[shape]
 
     def _compare(self, content: tuple, time: int) -> None:
         if self._before is not None and content == self._before[0]:
@@ -320,10 +337,13 @@ class _Collector:
 
     def done(self) -> TopicData:
         stamped = len(self._stamps) == len(self._received)
+        paths = tuple(self._paths)
+        values = np.full((len(self._values), len(paths)), np.nan)
+        for row, some in zip(values, self._values, strict=True):
+            row[:len(some)] = some
+        not_finite = {paths[place]: count for place, count in self._not_finite.items()}
         return TopicData(
             self.name, self.type, np.array(self._received, np.int64),
-            np.array(self._stamps if stamped else [], np.int64), tuple(self._paths),
-            np.array(self._rows, np.int64),
-            np.array(self._values, float).reshape(len(self._values), len(self._paths)),
-            self._not_finite, self._repeats, self._longest / NANOSECONDS, self._other,
-            self.undecoded, self._bytes)
+            np.array(self._stamps if stamped else [], np.int64), paths,
+            np.array(self._rows, np.int64), values, not_finite, self._repeats,
+            self._longest / NANOSECONDS, self._other, self.undecoded, self._bytes)

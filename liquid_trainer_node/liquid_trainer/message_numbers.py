@@ -49,12 +49,12 @@ def shape_of(message: Any) -> tuple:
     found: list[Any] = []
     for entry in dataclasses.fields(message):
         value = getattr(message, entry.name)
-        if isinstance(value, (np.ndarray, list)):
+        if isinstance(value, np.ndarray):
             found.append(len(value))
-            if entry.name == 'name':
-                found.append(tuple(value))
-            elif isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
-                found.append(shape_of(value[0]))
+        elif isinstance(value, list) and entry.name == 'name':
+            found.append(tuple(value))
+        elif isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
+            found.append((len(value), *(shape_of(part) for part in value[:MOST_PARTS])))
         elif dataclasses.is_dataclass(value) and entry.name != 'header':
             found.append(shape_of(value))
     return tuple(found)

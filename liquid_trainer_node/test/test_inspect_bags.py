@@ -98,6 +98,25 @@ def test_outliers_and_nan_are_found_where_they_are(bag):
     assert arm.constant() == ('effort.a', 'effort.b')
 
 
+def test_lists_of_changing_length_are_read_as_far_as_they_go(store, tmp_path):
+    kind = 'std_msgs/msg/Float64MultiArray'
+    layout = store.types['std_msgs/msg/MultiArrayLayout']([], 0)
+    with Writer(tmp_path / 'bag', version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        lists = writer.add_connection('/lists', kind, typestore=store)
+        for tick in range(100):
+            data = np.arange(tick % 3) + 10.0 * tick
+            writer.write(lists, (100 + tick) * SECOND // 10, store.serialize_cdr(
+                store.types[kind](layout, data), kind))
+    topic = read_statistics(tmp_path / 'bag').topics['/lists']
+    assert topic.paths == ('layout.data_offset', 'data.0', 'data.1')
+    assert np.isfinite(topic.values).sum(0).tolist() == [100, 66, 33]
+    assert topic.values[5, 1:].tolist() == [50.0, 51.0]
+    assert topic.other_shapes == 66 and topic.not_finite == {}
+    assert topic.constant() == ('layout.data_offset',)
+    # It is so all the time: nothing to remark.
+    assert [finding.text for finding in inspect([tmp_path / 'bag']).findings] == []
+
+
 def test_findings_name_topic_and_number(bag, tmp_path):
     twin = tmp_path / 'twin'
     shutil.copytree(bag, twin)

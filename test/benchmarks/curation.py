@@ -209,9 +209,10 @@ def main() -> None:
     demos = load_demos(bags, checkpoint, options.cache)
     learned, held = demos[:options.episodes], demos[options.episodes:]
     print(f'{len(learned)} episodes to learn from, {len(held)} held out', flush=True)
-    rows = []
+    finished: list[dict] = []
     for task in options.tasks:
         scores: dict[str, dict[str, list[float]]] = {}
+        rows: list[dict] = []
         for seed in range(options.seeds):
             for name, some in arms(learned, task, seed).items():
                 found = train(some, held, checkpoint, seed, options.steps)
@@ -223,10 +224,12 @@ def main() -> None:
                 print(f'{task} seed {seed} {name}: {found["episodes"]} episodes, '
                       f'{seconds:.0f} s, nll {found["nll"]:.4f}, action error '
                       f'{found["action_error"]:.4f}', flush=True)
-        rows += [row(task, name, key, scores[name][key], options)
-                 for name in scores for key in UNITS]
-        if options.write:
-            RESULTS.write_text(''.join(json.dumps(entry) + '\n' for entry in rows))
+            rows = [row(task, name, key, scores[name][key], options)
+                    for name in scores for key in UNITS]
+            if options.write:   # after every seed: what is measured is not lost
+                RESULTS.write_text(''.join(json.dumps(entry) + '\n'
+                                           for entry in finished + rows))
+        finished += rows
 
 
 UNITS = {'nll': 'nat', 'action_error': '1', 'position_error': 'm', 'seconds_of_data': 's',
@@ -240,7 +243,7 @@ def row(task: str, name: str, key: str, values: list[float], options) -> dict:
     return {'figure': f'held_out_{key}' if key not in ('seconds_of_data', 'episodes') else key,
             'task': task, 'policy': name, 'against': '', 'value': float(np.mean(values)),
             'low': float(np.min(values)), 'high': float(np.max(values)), 'unit': UNITS[key],
-            'n': len(values), 'seeds': list(range(options.seeds)),
+            'n': len(values), 'seeds': list(range(len(values))),
             'preset': f"{options.steps} steps, low and high are the seeds' extremes",
             'commit': commit,
             'machine': f'{platform.machine()}, {os.cpu_count()} cores, CPU, torch '
