@@ -215,6 +215,7 @@ def bags(tmp_path_factory):
     return folder
 
 
+@pytest.mark.timeout(300)       # seconds where the machine is free, minutes where it is not
 def test_training_learns_from_the_list(bags, tmp_path, capsys):
     listed, cache = tmp_path / 'curated.jsonl', tmp_path / 'cache'
     given = ['--bags', str(bags), '--interface', str(INTERFACE), '--cache', str(cache)]

@@ -191,6 +191,7 @@ def nanoseconds(stamp):
     return stamp.sec * SECOND + stamp.nanosec
 
 
+@pytest.mark.timeout(300)       # seconds where the machine is free, minutes where it is not
 def test_offline_replay_equals_the_nodes_message_for_message(ros, checkpoint, tmp_path):
     """Every proposal and every safety status, with gaps, repeated stamps and a NaN in the bag."""
     made, path = checkpoint
