@@ -6,7 +6,8 @@ to two obstacles, tool speed, power) is driven by noise that makes the filter so
 Every solver answers the same programmes in turn; then the whole filter runs with each. Times are
 processor time of the calling thread, so that other programs on the machine do not count. Run it
 as `docker/in_environment.sh python3 test/benchmarks/filter_latency.py`; solvers that are not
-installed are left out (quadprog, osqp and proxsuite are no part of the environment).
+installed are left out (quadprog, osqp, proxsuite and qpth, of docker/requirements-layers.txt, are
+no part of the environment).
 """
 
 from __future__ import annotations
@@ -88,6 +89,19 @@ def solvers() -> dict[str, Solve]:
             good = answer.info.status == proxsuite.proxqp.PROXQP_SOLVED
             return np.asarray(answer.x), 1 if good else -1
         found['proxqp'] = by_proxqp
+    except ImportError:
+        pass
+    try:
+        import torch
+        from qpth.qp import QPFunction
+
+        def by_qpth(metric, linear, matrix, high, low, sense):
+            rows, bound = split(matrix, high, low)
+            none = torch.zeros(0, dtype=torch.float64)
+            answer = QPFunction(verbose=-1, maxIter=30)(
+                *map(torch.from_numpy, (metric, linear, rows, bound)), none, none)
+            return answer[0].numpy(), 1
+        found['qpth'] = by_qpth
     except ImportError:
         pass
     return found
