@@ -17,12 +17,13 @@ import format_tables  # noqa: E402
 import policy_tables  # noqa: E402
 import readme_tables  # noqa: E402
 import safety_tables  # noqa: E402
+import scale_tables  # noqa: E402
 import task_tables  # noqa: E402
 from placing import ROOT, fill  # noqa: E402
 
 PAGES = {**readme_tables.PAGES, **core_tables.PAGES, **barrier_tables.PAGES,
          **policy_tables.PAGES, **task_tables.PAGES, **format_tables.PAGES,
-         **safety_tables.PAGES}
+         **safety_tables.PAGES, **scale_tables.PAGES}
 
 
 def path_of(page: str) -> Path:
