@@ -102,6 +102,16 @@ def test_numbers_and_images_the_data_set_lacks_are_refused(tmp_path):
         Plan(Dataset('x', lacking, (), episode), interface)
 
 
+def test_an_interface_whose_messages_come_late_finds_them_at_the_same_step(tmp_path):
+    derived = with_both_cameras(imported(tmp_path / 'first'))
+    late = replace(derived, features=replace(derived.features, latency=0.06, max_age=0.2),
+                   observations={**derived.observations, 'force': replace(
+                       derived.observations['force'], latency=0.07, max_age=0.2)})
+    Import(dataset(), tmp_path / 'second', late).run(progress=False)
+    for number, found in enumerate(read_bags([tmp_path / 'second'], late)):
+        same(found, episode(number))
+
+
 def test_velocities_are_measured_with_the_positions(tmp_path):
     made = with_velocities(dataset(), ['state'])
     interface = imported(tmp_path / 'bags', made)

@@ -38,7 +38,9 @@ def write_bag(folder: Path, episode: Demonstration, plan: Plan, compression: str
     """
     Write one episode as a bag, and return its messages.
 
-    Everything known at a step carries the step's time; actions come on the demonstration topics.
+    What was known at a step was measured before it, by as long as the interface says messages
+    take; reading the bag finds it at the same step again. Actions come on the demonstration
+    topics.
 
     :param folder: the bag; takes its name when it is complete.
     :param episode: to be written.
@@ -80,8 +82,12 @@ class Plan:
     def __init__(self, dataset: Dataset, interface: Interface) -> None:
         layout, source = dataset.layout, dataset.source
         self.sources = []
+        # How long before a step what is known then was measured [ns].
+        self.delays: dict[str, int] = {}
         for topic, specs in _by_topic(interface.observations).items():
             spec = _merged(specs)
+            latest = max(part.latency for part in specs)
+            self.delays[topic] = 0 if interface.clock_source in specs else _ns(latest)
             names = [name for part in specs for name in part.names]
             self.sources.append((topic, spec, columns_of(layout, names, 'observations', source)))
         self.actions = []
@@ -90,6 +96,7 @@ class Plan:
                                  action_columns(layout, action.names, source)))
         cameras = {plain_name(picture.name): picture.name for picture in layout.pictures}
         self.images: list[tuple[str, ImageSpec]] = []
+        self.image_delay = _ns(interface.features.latency if interface.features else 0.0)
         for name, image in interface.images.items():
             found = next((cameras[full] for full in (name, f'{name}_image', f'{name}_depth')
                           if full in cameras), None)
@@ -100,6 +107,10 @@ class Plan:
                 raise FormatError(f'images.{name}: expected rgb8, bgr8 or 32FC1 to write, came '
                                   f'{image.encoding}')
             self.images.append((found, image))
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * NANOSECONDS)
 
 
 def _by_topic(specs: Mapping[str, SourceSpec]) -> dict[str, list[SourceSpec]]:
@@ -125,7 +136,7 @@ def _write(writer: BagWriter, episode: Demonstration, plan: Plan) -> None:
 
     def send(topic: str, spec: SourceSpec | ActionSpec, stamp: int, values: np.ndarray) -> None:
         message = fill_message(spec, new_message(types, spec.type), values)
-        writer.write(topic, stamp, _stamped(message, stamp))
+        writer.write(topic, stamp, _stamped(message, stamp - plan.delays.get(topic, 0)))
 
     taken = [(topic, spec, np.stack([episode.vectors[feature][:, column]
                                      for feature, column in places], axis=1))
@@ -142,7 +153,8 @@ def _write(writer: BagWriter, episode: Demonstration, plan: Plan) -> None:
             if frame is None:
                 raise FormatError(f'{episode.name}: {image.name}: expected {len(episode)} images, '
                                   f'one per step, came {step}')
-            writer.write(image.topic, stamp, _image(types, image, frame, stamp))
+            writer.write(image.topic, stamp, _image(types, image, frame,
+                                                    stamp - plan.image_delay))
         for topic, spec, values in taken:
             send(topic, spec, stamp, values[step])
         for topic, action, values in done:
