@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import bag_tables  # noqa: E402
 import barrier_tables  # noqa: E402
 import core_tables  # noqa: E402
 import format_tables  # noqa: E402
@@ -21,7 +22,7 @@ import scale_tables  # noqa: E402
 import task_tables  # noqa: E402
 from placing import ROOT, fill  # noqa: E402
 
-PAGES = {**readme_tables.PAGES, **core_tables.PAGES, **barrier_tables.PAGES,
+PAGES = {**bag_tables.PAGES, **readme_tables.PAGES, **core_tables.PAGES, **barrier_tables.PAGES,
          **policy_tables.PAGES, **task_tables.PAGES, **format_tables.PAGES,
          **safety_tables.PAGES, **scale_tables.PAGES}
 
