@@ -117,7 +117,7 @@ def running(tmp_path_factory):
     teacher = Teacher(encoder_identity(checkpoint), checkpoint.version)
     node = TrainerNode(parameter_overrides=[
         Parameter('robot', value=str(interface)),
-        Parameter('checkpoint', value=str(path)), Parameter('window', value=1.0),
+        Parameter('checkpoint', value=str(path)), Parameter('window', value=0.4),
         Parameter('stride', value=0.2), Parameter('folder', value=str(folder / 'online')),
         Parameter('learning_rate', value=3e-3), Parameter('cpu_share', value=0.5),
         Parameter('period', value=0.2), Parameter('training_niceness', value=0)])
