@@ -151,13 +151,13 @@ def test_numbers_in_files_are_those_in_memory(tmp_path):
 
 
 def test_more_episodes_than_files_may_be_open(tmp_path):
-    """Image files are closed again: 700 episodes with two each, 300 of any kind allowed."""
+    """Image files are closed again: 450 episodes with two each, 850 of any kind allowed."""
     write_stored([_Read(_episode(1, ticks=20))], tmp_path / 'bag')
     place = tmp_path / 'bag' / '00000'
-    stored = StoredEpisodes([f'{i}' for i in range(700)], 700 * [place])
+    stored = StoredEpisodes([f'{i}' for i in range(450)], 450 * [place])
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     now = max(int(name) for name in os.listdir('/proc/self/fd'))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (now + 900, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (now + 850, before[1]))
     try:
         data = Demonstrations(stored)
         colors, _ = data.read_images(np.arange(data.image_count))
