@@ -32,6 +32,7 @@ setup(
             'check_bags = liquid_trainer.check_bags:main',
             'import_dataset = liquid_trainer.import_dataset:main',
             'export_dataset = liquid_trainer.export_dataset:main',
+            'export = liquid_trainer.export_forms:main',
             'identify = liquid_trainer.identify:main',
             'replay = liquid_trainer.replay:main',
             'inspect_bags = liquid_trainer.inspect_bags:main',
