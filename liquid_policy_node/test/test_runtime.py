@@ -231,7 +231,8 @@ def test_bad_image_is_refused(color, depth, text):
 
 def test_a_provider_that_is_not_there_is_refused_and_named():
     _runtime()
-    with pytest.raises(CheckpointError, match="provider 'tensorrt': expected .* has .*CPU.* 'cpu'"):
+    with pytest.raises(CheckpointError,
+                       match="provider 'tensorrt': expected .* has .*CPU.* 'cpu'"):
         EncoderRuntime(_CACHE['checkpoint'], provider='tensorrt')
     chosen = providers('tensorrt', [*PROVIDERS['tensorrt']])
     assert chosen[0][0] == 'TensorrtExecutionProvider'

@@ -273,7 +273,7 @@ def take_in_order(windows: Windows, scores: np.ndarray, near: float, least_new: 
             continue
         rows = groups[best]
         if chosen and len(rows):
-            to_taken = reach[np.ix_(rows, chosen)]
+            to_taken = reach[np.ix_(rows, np.array(chosen))]
             novelty[best] = float((to_taken.min(1) >= near).mean())
             if novelty[best] < least_new:
                 repeated[best] = chosen[int(np.bincount(

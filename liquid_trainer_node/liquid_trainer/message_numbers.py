@@ -41,7 +41,7 @@ def large_data(message: Any) -> np.ndarray | None:
 
 def digest(data: np.ndarray) -> int:
     """Return a short digest of an array's bytes."""
-    return zlib.crc32(np.ascontiguousarray(data).view(np.uint8))
+    return zlib.crc32(np.ascontiguousarray(data).view(np.uint8).data)
 
 
 def shape_of(message: Any) -> tuple:
@@ -60,18 +60,26 @@ def shape_of(message: Any) -> tuple:
     return tuple(found)
 
 
+def _item(get: Getter, index: int) -> Getter:
+    return lambda message: get(message)[index]
+
+
+def _field(get: Getter, name: str) -> Getter:
+    return lambda message: getattr(get(message), name)
+
+
 def _walk(value: Any, path: str, get: Getter) -> Iterator[tuple[str, Getter]]:
     if isinstance(value, (bool, int, float, np.number)):
         yield path, get
     elif isinstance(value, np.ndarray):
         if value.size <= LONGEST and value.dtype.kind in 'biuf':
             for index in range(value.size):
-                yield f'{path}.{index}', lambda message, index=index: get(message)[index]
+                yield f'{path}.{index}', _item(get, index)
     elif isinstance(value, list):
         for index, item in enumerate(value[:MOST_PARTS]):
             if dataclasses.is_dataclass(item):
                 yield from _walk(item, f'{path}.{index}' if path else str(index),
-                                 lambda message, index=index: get(message)[index])
+                                 _item(get, index))
     elif dataclasses.is_dataclass(value):
         names = getattr(value, 'name', None)
         named = isinstance(names, list) and len(names) > 0
@@ -81,13 +89,9 @@ def _walk(value: Any, path: str, get: Getter) -> Iterator[tuple[str, Getter]]:
                 continue
             part = getattr(value, entry.name)
             below = f'{path}.{entry.name}' if path else entry.name
-
-            def read(message: Any, name: str = entry.name) -> Any:
-                return getattr(get(message), name)
-
+            read = _field(get, entry.name)
             if named and isinstance(part, np.ndarray) and len(part) == len(names or ()):
                 for index, label in enumerate(names or ()):
-                    yield f'{below}.{label}', (
-                        lambda message, index=index, read=read: read(message)[index])
+                    yield f'{below}.{label}', _item(read, index)
             else:
                 yield from _walk(part, below, read)
