@@ -14,7 +14,7 @@ PAGES = sorted((ROOT / 'docs').glob('*.md'))
 IN_ENVIRONMENT = 'docker/in_environment.sh'
 # Programs of the system, and what stands before a program and says nothing about it.
 FOREIGN = {'wget', 'unzip', 'ros2', 'make', 'pip', '.', 'flwr', 'flower-superlink',
-           'flower-supernode'}
+           'flower-supernode', 'minari'}
 LAUNCHERS = ('python3', 'taskset', '-c', '0')
 
 
@@ -42,6 +42,8 @@ def program(command: str) -> tuple[tuple[str, ...], list[str]]:
     words = shlex.split(command)
     assert words[0] == IN_ENVIRONMENT, f'{command}: expected {IN_ENVIRONMENT} before it'
     words = words[1:]
+    if '--' in words:               # what comes behind it is another program's
+        words = words[:words.index('--')]
     if words[0] == 'torchrun':      # its own options end where it is told what to start
         words = ['python3', *words[words.index('-m'):]]
     start = []
