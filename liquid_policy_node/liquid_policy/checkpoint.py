@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from liquid_policy.files import write_atomically
 from liquid_policy.interface import Interface, InterfaceError, parse_interface
 
 FORMAT = 'liquid_policy/1'
@@ -64,16 +64,7 @@ class Checkpoint:
             'card': json.dumps(self.card),
             'digest': _digest(tensors),
         })
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f'.{path.name}.{os.getpid()}.part')
-        try:
-            with open(beside, 'wb') as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_atomically(path, data)
         return hashlib.sha256(data).hexdigest()
 
     def export(self, name: str) -> bytes:

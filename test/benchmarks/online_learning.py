@@ -27,13 +27,13 @@ from pathlib import Path
 import numpy as np
 
 from liquid_policy.checkpoint import file_digest, load_checkpoint
+from liquid_policy.files import write_atomically
 from liquid_policy.interface import load_interface
 from liquid_sim import drivers, scene
 from liquid_sim.conveyor import ConveyorSettings, ConveyorSim
 from liquid_sim.evaluate import append_rows, commit, wilson
 from liquid_sim.online_cell import LearningCell, Log, Phase, Tape, play
 from liquid_sim.rollout import run_episode
-from liquid_trainer.online.files import write_atomically
 from liquid_trainer.online.gate import GateSettings
 from liquid_trainer.online.session import OnlineSession, SessionSettings, standing_of
 from liquid_trainer.online.settings import LearnerSettings

@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 
 from liquid_policy.checkpoint import Checkpoint, file_digest, load_checkpoint
+from liquid_policy.files import PART
 from liquid_policy.interface import load_interface
-from liquid_trainer.online.files import PART
 from liquid_trainer.online.promotion import Promotions, Standing
 
 ROOT = Path(__file__).resolve().parents[2]

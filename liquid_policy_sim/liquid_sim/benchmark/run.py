@@ -29,6 +29,7 @@ from tqdm import tqdm
 from liquid_policy.checkpoint import load_checkpoint
 from liquid_policy.execution import Executor
 from liquid_policy.export import to_policy
+from liquid_policy.files import write_atomically
 from liquid_policy.runtime import PolicyRuntime
 from liquid_sim import evaluate_task, train_task
 from liquid_sim.benchmark.offline import offline_scores
@@ -137,9 +138,7 @@ def measure(job: Job) -> dict[str, Any]:
               'parameters': card['parameters'], 'seconds': card['seconds_of_training'],
               'learned_from': card['episodes'], 'offline': held_out_scores(job, checkpoint),
               'ways': count(job, checkpoint)}
-    beside = path.with_suffix('.part')
-    beside.write_text(json.dumps(result))
-    beside.replace(path)
+    write_atomically(path, json.dumps(result).encode())
     return result
 
 

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from liquid_policy.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from liquid_trainer.online.files import flush_folder, remove_parts, write_atomically
+from liquid_policy.files import flush_folder, write_atomically
+from liquid_trainer.online.files import remove_parts
 
 SETTLED, ANNOUNCED, WATCHING = 'settled', 'announced', 'watching'
 PHASES = (SETTLED, ANNOUNCED, WATCHING)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from liquid_trainer.online.files import remove_parts, write_atomically
+from liquid_policy.files import write_atomically
+from liquid_trainer.online.files import remove_parts
 from liquid_trainer.online.window import Window
 
 _STATE = 'reservoir.json'

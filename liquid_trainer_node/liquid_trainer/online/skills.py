@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from liquid_trainer.online.files import write_atomically
+from liquid_policy.files import write_atomically
 from liquid_trainer.online.window import Window
 
 
