@@ -1,5 +1,6 @@
 """Tables of edge.md: what was to be reached, and what was measured."""
 
+import math
 import sys
 
 from placing import ROOT, rows_of
@@ -20,7 +21,8 @@ def target_table() -> str:
     lines = ['| what | measured | wanted |', '|---|---|---|']
     for name, unit, value, target, better in targets(Figures(rows)):
         word = 'below' if better == 'less' else 'at least'
-        lines.append(f'| {name} | {value:.3g} {unit} | {word} {target:g} {unit} |')
+        found = f'{value:.3g} {unit}' if math.isfinite(value) else 'not measured'
+        lines.append(f'| {name} | {found} | {word} {target:g} {unit} |')
     return '\n'.join(lines)
 
 
