@@ -5,7 +5,9 @@ Most proposals are safe, or only break limits of single entries; clipping answer
 What couples entries is verified exactly, along the whole manoeuvre, before a command is issued.
 If it fails, the limits are linearised about the failed command and a quadratic programme gives
 the next candidate (sequential quadratic programming); after `ROUNDS` of them the search goes on
-along the line to braking, whose safety the last command's verification has already shown.
+along the line to braking. Braking is safe from the end of the last command's longest period, as
+that command's verification has shown; where it is not safe yet, the last command is kept if it
+still is, and verified like any other.
 """
 
 from __future__ import annotations
@@ -176,6 +178,12 @@ class NearestSafe:
             between = np.clip(braking + share * (candidate - braking), box.low, box.high)
             if (self._excess(between)[must] <= TOLERANCE).all():
                 return between, notes
+        if not (self._excess(braking)[must] <= TOLERANCE).all():
+            # To slow down now would break what going on as before does not.
+            kept = np.clip(self._moment.previous, box.low, box.high)
+            if (self._excess(kept)[must] <= TOLERANCE).all():
+                return kept, (*notes, 'braking now would break a limit; kept the last command, '
+                              'which breaks none')
         return None, (*notes, 'no command between the nearest and braking is safe; braking')
 
     def _excess(self, command: np.ndarray) -> np.ndarray:

@@ -144,3 +144,46 @@ def test_a_slower_deceleration_lengthens_the_braking_distance_and_brakes_gently(
         after = safety.filter(None, feedback(2.3), 0.01).command[0]
         assert result.command[0] - after == pytest.approx(limits.deceleration[0] * 0.01)
     assert speeds[1] < speeds[0]
+
+
+class OnlyNear:
+    """A guard that lets pass what is near some commands, and whose rows say nothing of it."""
+
+    names, priority = ('near',), np.array([0])
+
+    def __init__(self, *commands):
+        self.commands = [np.asarray(command, dtype=float) for command in commands]
+
+    def begin(self, moment):
+        """Nothing depends on the moment."""
+
+    def excess(self, command):
+        return np.array([min(np.abs(command - one).max() for one in self.commands) - 1e-9])
+
+    def rows(self, reference):
+        return GuardRows(np.zeros((1, JOINTS)), np.array([-np.inf]), np.array([np.inf]),
+                         self.excess(reference))
+
+
+def _moving(guard):
+    """A filter that has issued 0.5 rad/s for long, and its answer to a proposal of 1."""
+    safety = SafetyFilter(arm_limits(JOINTS), FilterSettings(), (guard,))
+    speed = np.full(JOINTS, 0.5)
+    safety.reset(JointFeedback(STILL, speed, np.full(JOINTS, np.nan)))
+    return speed, safety.filter(
+        np.ones(JOINTS), JointFeedback(STILL, speed, np.full(JOINTS, np.nan)), 0.01)
+
+
+def test_last_command_is_kept_where_braking_at_once_would_break_a_limit():
+    speed, result = _moving(OnlyNear(np.full(JOINTS, 0.5)))
+    assert result.state == State.LIMITING
+    np.testing.assert_array_equal(result.command, speed)
+    assert 'kept the last command' in ' '.join(result.reasons)
+
+
+def test_it_brakes_where_braking_breaks_nothing_or_all_does():
+    slower = np.full(JOINTS, 0.5 - 10.0 * 0.01)
+    for guard in (OnlyNear(np.full(JOINTS, 0.5), slower), OnlyNear(np.full(JOINTS, -9.0))):
+        _, result = _moving(guard)
+        assert result.state == State.BRAKING
+        np.testing.assert_allclose(result.command, slower)
