@@ -216,9 +216,10 @@ def stages(run: Run) -> list[Stage]:
     found.append(_stage('perception: image → features',
                         matched(color.stamps, features.stamps, image_came),
                         features.received.astype(float)))
+    # A joint state is answered once as itself, and again with an image that came after it.
+    causes, answers = first_response(run.policy.stamps, run.policy.received)
     found.append(_stage('policy: joint state → action distribution',
-                        matched(joints.stamps, run.policy.stamps, joints.received),
-                        run.policy.received.astype(float)))
+                        matched(joints.stamps, causes, joints.received), answers.astype(float)))
     causes, answers = first_response(run.safety.proposal_stamps, run.safety.received)
     found.append(_stage('safety: action distribution → command',
                         matched(run.policy.stamps, causes, run.policy.received),
