@@ -1,7 +1,8 @@
 """
 Does anything get past the safety filter, and how close to its limits does it let the robot go?
 
-`random`: random arms in random states near an obstacle, each with a last command that was safe;
+`random`: random arms in random states near an obstacle, each with a last command that the filter
+lets pass there;
 the filter's answer to a random proposal is followed by an independent, dense integration of
 holding it for the longest period and braking, with Pinocchio's kinematics and dynamics, for no
 load and for the heaviest. `adversarial`: closed loops in which every proposal steers the
@@ -151,6 +152,13 @@ def safe_command(
     return None
 
 
+def issue(safety: SafetyFilter, command: np.ndarray) -> None:
+    """Let a filter believe that it has issued a command for long."""
+    safety.reset()
+    safety.command = command
+    safety._issued[0] = (0.0, command)
+
+
 def random_batch(place: tuple[int, int, int]) -> dict:
     """
     One call from each of many random states.
@@ -173,10 +181,11 @@ def random_batch(place: tuple[int, int, int]) -> dict:
             previous = safe_command(safety, position, generator)
             if previous is None:
                 continue  # no filter could have issued a last command here
-            safety.reset()
-            safety.command = previous
-            safety._issued[0] = (0.0, previous)
             feedback = JointFeedback(position, previous, np.full(JOINTS, np.nan), 0.0)
+            issue(safety, previous)
+            if safety.filter(previous, feedback, PERIOD).state != State.PASSING:
+                continue  # this one would not have
+            issue(safety, previous)
             start = position + previous * RULES.delay
             elapsed = generator.uniform(0.002, PERIOD)
             wanted = generator.normal(0.0, 2.0, JOINTS)
