@@ -126,11 +126,12 @@ class Model:
         The tick at which something is answered that has just come [ns].
 
         One control period after the last tick, or at a later stamp; None before the first tick.
-        A head that draws samples would answer with other noise: None, too.
+        A head that draws samples would answer with other noise, and a low-pass filter would have
+        to keep what it saw: None, too.
 
         :param stamp: from when on what has come counts [ns].
         """
-        if self.last is None or self._runtime.samples:
+        if self.last is None or self._runtime.samples or self._low_pass is not None:
             return None
         return max(stamp, self.last + round(NANOSECONDS * self._period))
 

@@ -47,8 +47,8 @@ class PolicySettings(NodeSettings):
     future_tolerance: float = parameter(
         0.1, 'How far a stamp may lie ahead of the clock.', 's', low=0.01, high=1.0)
     answer_images: bool = parameter(
-        True, 'Answer a new image when its features come, not only at the tick that counts them.',
-        live=True)
+        False, 'Answer a new image when its features come, too, not only at the tick that counts '
+        'them; sooner, and not what the policy was trained with.', live=True)
 
 
 class PolicyNode(ManagedNode):

@@ -9,6 +9,7 @@ pytest.importorskip('rclpy')
 pytest.importorskip('onnxruntime')
 
 from liquid_policy.checkpoint import CheckpointError, encoder_identity
+from liquid_policy.low_pass import CARD
 from liquid_policy.stepping import Inputs, Model
 from liquid_policy_node.models import load_encoder, load_for
 
@@ -67,6 +68,15 @@ def test_there_is_no_preview_where_the_state_has_to_start_anew(model):
     for inputs in make_inputs(3):
         model.step(inputs)
     assert model.preview(replace(inputs, tick=inputs.tick + 200 * TICK)) is None
+
+
+def test_there_is_no_preview_behind_a_low_pass_filter(model, untrained):
+    """It would have to keep what the preview saw."""
+    filtered = Model(replace(untrained, card={**untrained.card, CARD: 20.0}), 'nowhere')
+    for inputs in make_inputs(2):
+        model.step(inputs)
+        filtered.step(inputs)
+    assert model.upcoming(0) is not None and filtered.upcoming(0) is None
 
 
 def test_the_state_starts_anew_after_a_gap_or_when_time_goes_back(model, untrained):

@@ -57,7 +57,7 @@ class NodeParameters:
 
     gap: float = _entry(1.0, 'policy')
     mode_threshold: float = _entry(1.0, 'policy')
-    answer_images: bool = _entry(True, 'policy')
+    answer_images: bool = _entry(False, 'policy')
     policy_tolerance: float = _entry(0.1, 'policy', 'future_tolerance')
     image_tolerance: float = _entry(0.1, 'perception', 'future_tolerance')
     period: float = _entry(0.01, 'safety')

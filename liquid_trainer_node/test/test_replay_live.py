@@ -133,7 +133,7 @@ def play_live(playback, path):
     nodes = (
         remapped(PerceptionNode, {'features': 'made/features'}, checkpoint=path),
         remapped(PolicyNode, {'action_distribution': 'made/action_distribution'},
-                 checkpoint=path),
+                 checkpoint=path, answer_images=playback.parameters.answer_images),
         # Joint states of its own: they are to come before the proposal they cause.
         remapped(SafetyNode, {'joint_states': 'safety/joint_states'}))
     bag_topics = {topic.lstrip('/'): kind for topic, kind in playback.bag.topics.items()}
@@ -196,7 +196,7 @@ def test_offline_replay_equals_the_nodes_message_for_message(ros, checkpoint, tm
     """Every proposal and every safety status, with gaps, repeated stamps and a NaN in the bag."""
     made, path = checkpoint
     bag = record(tmp_path / 'bag', made.interface)
-    playback = Playback(bag, made, DESCRIPTION)
+    playback = Playback(bag, made, DESCRIPTION, NodeParameters(answer_images=True))
     answers, messages, statuses = play_live(playback, path)
     proposals = [answer for answer in answers if isinstance(answer, Proposed)]
     judged = [answer for answer in answers if isinstance(answer, Judged)]
