@@ -33,7 +33,7 @@ ROS = re.compile(r'(rclpy|launch|launch_ros|builtin_interfaces|\w+_msgs|std_srvs
 # What runs on the robot; torch takes 200 MB and seconds, so these must load without it.
 RUN_TIME = ('interface', 'conversion', 'alignment', 'limits', 'barrier', 'barrier_load',
             'barrier_guard', 'barrier_effort', 'effort_load', 'filter_parameters', 'robot_model',
-            'checkpoint', 'numpy_step', 'onnx_graph', 'runtime', 'stepping')
+            'safety_cycle', 'checkpoint', 'numpy_step', 'onnx_graph', 'runtime', 'stepping')
 RUN_TIME_NODES = ('perception_node', 'policy_node', 'safety_node', 'bringup', 'runner')
 PACKAGE_FILES = sorted(ROOT.glob('*/package.xml'))
 

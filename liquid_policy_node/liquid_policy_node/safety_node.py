@@ -11,28 +11,14 @@ from nav_msgs.msg import Odometry
 from sensor_msgs.msg import JointState, Range
 from std_srvs.srv import Trigger
 
-from liquid_policy.barrier import (
-    Filtered,
-    JointFeedback,
-    Proposal,
-    ReleaseRefused,
-    SafetyFilter,
-    State,
-)
+from liquid_policy.barrier import Filtered, JointFeedback, Proposal, ReleaseRefused, State
 from liquid_policy.barrier_load import describe_filter
 from liquid_policy.conversion import nanoseconds
-from liquid_policy.effort_load import EffortSafety, load_safety
+from liquid_policy.effort_load import load_safety
 from liquid_policy.filter_parameters import filter_settings
-from liquid_policy.inputs import (
-    JointReader,
-    PlanarMotion,
-    StampGuard,
-    TimedProposal,
-    header_stamp,
-    planar_motion,
-    read_proposal,
-)
+from liquid_policy.inputs import header_stamp, read_proposal
 from liquid_policy.interface import load_interface
+from liquid_policy.safety_cycle import PATIENCE, Answer, SafetyCycle
 from liquid_policy_msgs.msg import ActionDistribution
 from liquid_policy_node import qos
 from liquid_policy_node.command_output import CommandOutput
@@ -40,10 +26,6 @@ from liquid_policy_node.lifecycle import ManagedNode, NodeSettings, run
 from liquid_policy_node.parameters import SettingsError, parameter
 from liquid_policy_node.resources import find_description, find_interface
 
-# Proposals are answered when they come. One that is late by less than this [s] (and a quarter of
-# the period) is waited for: if the timer stepped in before it, its forerunner would have been
-# given the change of speed that is allowed to it.
-PATIENCE = 0.0025
 LONGEST_BRAKING = 5.0   # when deactivated [s]; no robot takes that long
 
 
@@ -113,21 +95,17 @@ class SafetyNode(ManagedNode):
     Turns proposals into commands no proposal can make unsafe, 100 times a second.
 
     A timer of its own asks the filter for a command, with or without a proposal; a fresh proposal
-    is answered at once besides. What braking and stopping do is in `liquid_policy.barrier`.
+    is answered at once besides. What braking and stopping do is in `liquid_policy.barrier`, what
+    is fresh enough to be used in `liquid_policy.safety_cycle`.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__('safety', SafetySettings, **kwargs)
         self._timer: Any = None
-        self._feedback: JointFeedback | None = None
-        self._base: PlanarMotion | None = None
-        self._human_watched = self._odometry_needed = False
-        self._proposal: TimedProposal | None = None
         self._state = State.INACTIVE
-        self._simulated = self._engaged = self._commanding = False
+        self._simulated = self._engaged = False
         self._interventions = self._missed = 0
-        self._activated = self._last_now = self._last_tick = 0
-        self._image_used = self._stamp_used = 0
+        self._last_now = 0
 
     def configure(self) -> None:
         """Read interface and limits, create the topics."""
@@ -135,17 +113,13 @@ class SafetyNode(ManagedNode):
         path = find_interface(settings.robot)
         self._interface = load_interface(path)
         self.robot = self._interface.robot
-        self._filter: SafetyFilter | EffortSafety = load_safety(
+        self._filter = load_safety(
             self._interface,
             find_description(settings.description or self._interface.description, path),
             filter_settings(asdict(settings)),
             path.parent / settings.joint_limits if settings.joint_limits else None)
         limits = self._filter.limits
-        self._joints = JointReader(limits)
-        self._joint_guard = StampGuard('joint_states', settings.future_tolerance)
-        self._human_guard = StampGuard('human_distance', settings.future_tolerance)
-        self._odometry_guard = StampGuard('odom', settings.future_tolerance)
-        self._proposal_guard = StampGuard('action_distribution', settings.future_tolerance)
+        self._cycle = SafetyCycle(self._filter, self._interface, settings.future_tolerance)
         self._output = CommandOutput(self, self._interface, limits)
         topics = {source.topic for source in self._interface.observations.values()
                   if source.type == 'sensor_msgs/msg/JointState'}
@@ -154,14 +128,10 @@ class SafetyNode(ManagedNode):
         self._subscriptions_made = [*self._joint_subscriptions]
         self._subscriptions_made.append(self.subscribe(
             ActionDistribution, 'action_distribution', self.on_proposal, qos.PROPOSAL_IN))
-        safety = self._interface.safety
-        self._human_watched = safety is not None and safety.separation is not None
-        if self._human_watched:
+        if self._cycle.human_watched:
             self._subscriptions_made.append(
                 self.subscribe(Range, 'human_distance', self.on_human, qos.STREAM_IN))
-        self._odometry_needed = any(
-            getattr(guard, 'needs_odometry', False) for guard in self._filter.guards)
-        if self._odometry_needed:
+        if self._cycle.odometry_needed:
             self._subscriptions_made.append(
                 self.subscribe(Odometry, 'odom', self.on_odometry, qos.STREAM_IN))
         self._services_made = [
@@ -183,7 +153,7 @@ class SafetyNode(ManagedNode):
         self._clear()
         self._simulated = self.get_parameter('use_sim_time').value
         clock = self.get_clock() if self._simulated else self._steady
-        self._activated = self._tick_now()
+        self._cycle.start(self._tick_now())
         self._timer = self.create_timer(self.settings.period, self.on_timer, clock=clock)
 
     def deactivate(self) -> None:
@@ -192,7 +162,7 @@ class SafetyNode(ManagedNode):
             self.destroy_timer(self._timer)
             self._timer = None
         torques, self._taken = self._filter.limits.torques, self.steady_now()
-        braking = self._commanding or not torques
+        braking = self._cycle.commanding or not torques
         for _ in range(int(LONGEST_BRAKING / self.settings.period) if braking else 0):
             feedback = self._newest_feedback() if torques else None
             result = self._filter.filter(
@@ -220,13 +190,10 @@ class SafetyNode(ManagedNode):
         for subscription in self._joint_subscriptions:
             with subscription.handle:
                 while taken := subscription.handle.take_message(subscription.msg_type, False):
-                    if self.guard('joint_states', self._keep_joints, taken[0]):
+                    if self.guard('joint_states', self._cycle.keep_joints, taken[0]):
                         self._taken = self.steady_now()
         silent = 1e-9 * (self.steady_now() - self._taken)
-        return self._feedback if silent <= self.settings.joint_timeout else None
-
-    def _keep_joints(self, message: JointState) -> None:
-        self._feedback = self._joints.read(message)
+        return self._cycle.newest if silent <= self.settings.joint_timeout else None
 
     def cleanup(self) -> None:
         """Destroy the topics."""
@@ -242,53 +209,34 @@ class SafetyNode(ManagedNode):
         """Keep the newest joint states; what cannot be used counts as silence."""
         now = self.ros_now()
         self._check_clock(now)
-        stamp = header_stamp(message)
-        feedback = self._joints.read(message)  # first: what cannot be used takes no stamp
-        if not self._joint_guard.accept(stamp, now):
-            return
-        self._feedback = feedback
-        self._feedback_stamp, self._feedback_receipt = stamp, self._tick_now()
-        self.diagnostics.tick('joint_states')
-        if not self._commanding:
-            # Whoever takes over a moving robot brakes it instead of stopping it dead.
-            self._filter.reset(self._feedback)
+        if self._cycle.joints(message, now, self._tick_now()):
+            self.diagnostics.tick('joint_states')
 
     def on_proposal(self, message: ActionDistribution) -> None:
         """Keep the newest proposal and answer it at once; a broken one ends the last one."""
-        now = self.ros_now()
+        now, tick = self.ros_now(), self._tick_now()
         self._check_clock(now)
-        stamp, image = header_stamp(message), nanoseconds(message.image_stamp)
-        if not self._proposal_guard.accept(stamp, now, image):
+        if not self._cycle.propose(
+                header_stamp(message), nanoseconds(message.image_stamp),
+                lambda: read_proposal(message, self._interface.action_names), now, tick):
             return
-        self._proposal, self._proposal_fault = None, ''
-        try:
-            self._proposal = read_proposal(message, self._interface.action_names)
-        except ValueError as error:
-            self._proposal_fault = str(error)
-            raise
-        self._proposal_receipt, self._proposal_used = self._tick_now(), False
-        tick = self._proposal_receipt
         self.diagnostics.tick('proposals')
-        # A burst of proposals is answered once, a new image always.
-        if tick - self._last_tick >= 0.2e9 * self.settings.period \
-                or image > self._image_used:
-            self._cycle(now)
+        if self._cycle.due(tick, self.settings.period):
+            self._answer(now)
             self._wait(self.settings.period + min(PATIENCE, 0.25 * self.settings.period))
 
     def on_human(self, message: Range) -> None:
         """Keep how near the nearest human is; infinite: nobody is seen."""
-        if self._human_guard.accept(header_stamp(message), self.ros_now()):
-            self._human_distance, self._human_receipt = float(message.range), self._tick_now()
+        self._cycle.human(message, self.ros_now(), self._tick_now())
 
     def on_odometry(self, message: Odometry) -> None:
         """Keep where the base is."""
-        if self._odometry_guard.accept(header_stamp(message), self.ros_now()):
-            self._base, self._base_receipt = planar_motion(message), self._tick_now()
+        self._cycle.odometry(message, self.ros_now(), self._tick_now())
 
     def on_timer(self) -> None:
         """Issue a command, whatever has come."""
-        if not self.guard('cycle', self._cycle) and (
-                self._commanding or not self._filter.limits.torques):
+        if not self.guard('cycle', self._answer) and (
+                self._cycle.commanding or not self._filter.limits.torques):
             # Nothing is known to go wrong here; if it does, the robot must still be braked.
             self._issue(self._filter.filter(
                 None, None, self.settings.period, ('the safety node failed, see its log',)))
@@ -311,7 +259,8 @@ class SafetyNode(ManagedNode):
         self, request: Trigger.Request, response: Trigger.Response,
     ) -> Trigger.Response:
         """End a stop if that is safe."""
-        feedback, why = self._fresh_feedback(self.ros_now(), self._tick_now())
+        feedback, why = self._cycle.feedback(
+            self.ros_now(), self._tick_now(), self.settings.joint_timeout)
         try:
             if not self.active:
                 raise ReleaseRefused('the safety node is not active')
@@ -325,7 +274,7 @@ class SafetyNode(ManagedNode):
 
     # The cycle.
 
-    def _cycle(self, now: int | None = None) -> None:
+    def _answer(self, now: int | None = None) -> None:
         """
         Issue a command for this moment.
 
@@ -336,68 +285,14 @@ class SafetyNode(ManagedNode):
             now = self.ros_now()
             self._check_clock(now)
         tick = now if self._simulated else self._tick_now()
-        elapsed = 1e-9 * (tick - self._last_tick)
-        if self._last_tick == 0:
-            elapsed = self.settings.period
-        elif elapsed > 1.5 * self.settings.period:
-            self._missed += 1
-            self.diagnostics.count('missed_deadlines')
-        self._last_tick = tick
-        feedback, joints_why = self._fresh_feedback(now, tick)
-        if not self._commanding and feedback is None and (
-                self._filter.limits.torques
-                or tick - self._activated < 1e9 * self.settings.takeover_time):
-            return  # its speed is not known yet; torques need its posture too
-        proposal, proposal_why = self._fresh_proposal(now, tick)
-        reasons = tuple(filter(None, (proposal_why, joints_why)))
-        wanted = proposal.at(now) if proposal else None
-        if self.settings.dry_run and feedback is not None:
-            self._filter.reset(feedback)  # somebody else commands: go on from what is measured
-        result = self._filter.filter(
-            wanted, feedback, elapsed, reasons, self._human_now(tick))
-        if result.state in (State.PASSING, State.LIMITING):
+        answer = self._cycle.answer(now, tick, self.settings)
+        if answer is None:
+            return
+        if answer.result.state in (State.PASSING, State.LIMITING):
             self._engaged = True
-        self._commanding = True
-        self._issue(result, wanted)
-        self._count(result, proposal, now)
+        self._issue(answer.result, answer.wanted)
+        self._count(answer, now)
         self.diagnostics.latency('filter_cycle', time.perf_counter() - began)
-
-    def _fresh_feedback(self, now: int, tick: int) -> tuple[JointFeedback | None, str]:
-        """The joint states with their age, or why there are none."""
-        if self._feedback is None:
-            return None, 'joint_states have not come'
-        age = 1e-9 * (now - self._feedback_stamp)
-        silent = 1e-9 * (tick - self._feedback_receipt)
-        if max(age, silent) > self.settings.joint_timeout:
-            return None, (
-                f'joint_states are {max(age, silent):.3f} s old, '
-                f'allowed are {self.settings.joint_timeout}')
-        base = self._base
-        if self._odometry_needed and tick - self._base_receipt > 1e9 * self.settings.joint_timeout:
-            base = None
-        pose = None if base is None else base.at(self._feedback_stamp)
-        return replace(self._feedback, age=max(age, silent, 0.0), base=pose), ''
-
-    def _human_now(self, tick: int) -> float:
-        """Distance of the nearest human [m]: 0 while it should be known and is not."""
-        if not self._human_watched:
-            return np.inf
-        if tick - self._human_receipt > 1e9 * self.settings.human_timeout:
-            self.diagnostics.count('human_distance_stale')
-            return 0.0
-        return self._human_distance
-
-    def _fresh_proposal(self, now: int, tick: int) -> tuple[TimedProposal | None, str]:
-        """The proposal, or why there is none."""
-        if self._proposal is None:
-            return None, self._proposal_fault or 'no proposal has come'
-        age = 1e-9 * (now - self._proposal.stamp)
-        silent = 1e-9 * (tick - self._proposal_receipt)
-        if max(age, silent) > self.settings.proposal_timeout:
-            return None, (
-                f'the proposal is {max(age, silent):.3f} s old, '
-                f'allowed are {self.settings.proposal_timeout}')
-        return self._proposal, ''
 
     def _issue(self, result: Filtered, wanted: Proposal | None = None) -> None:
         """Send the command and say what was done instead of what was wanted."""
@@ -414,23 +309,27 @@ class SafetyNode(ManagedNode):
     ) -> None:
         self._output.report(
             result, self.ros_now() if now is None else now, self._interventions, self._missed,
-            wanted, self._proposal)
+            wanted, self._cycle.proposal)
 
-    def _count(self, result: Filtered, proposal: TimedProposal | None, now: int) -> None:
+    def _count(self, answer: Answer, now: int) -> None:
         """Keep the figures for diagnostics, and log changes of state."""
+        result = answer.result
         self.diagnostics.tick('commands')
+        if answer.late:
+            self._missed += 1
+            self.diagnostics.count('missed_deadlines')
+        if answer.human_lost:
+            self.diagnostics.count('human_distance_stale')
         if result.state != State.PASSING:
             self._interventions += 1
         for constraint in result.active:
             self.diagnostics.count(constraint)
-        if proposal is not None and not self._proposal_used:
-            self._proposal_used = True
-            if proposal.stamp > self._stamp_used:   # the tick's; an image's comes again with it
-                self._stamp_used = proposal.stamp
-                self.diagnostics.latency('stamp_to_command', 1e-9 * (now - proposal.stamp))
-            if proposal.image_stamp > self._image_used:  # the first command it has a part in
-                self._image_used = proposal.image_stamp
-                self.diagnostics.latency('image_to_command', 1e-9 * (now - proposal.image_stamp))
+        if answer.proposal is not None:
+            if answer.new_stamp:    # the tick's; an image's comes again with it
+                self.diagnostics.latency('stamp_to_command', 1e-9 * (now - answer.proposal.stamp))
+            if answer.new_image:
+                self.diagnostics.latency(
+                    'image_to_command', 1e-9 * (now - answer.proposal.image_stamp))
         halted = result.state in (State.BRAKING, State.STOPPED)
         if halted:
             self.diagnostics.count(result.state.name.lower())
@@ -459,32 +358,15 @@ class SafetyNode(ManagedNode):
             self.report('time_jumped_back', (
                 f'the clock went back by {1e-9 * (self._last_now - now):.3f} s; waiting for new '
                 'joint states and proposals'))
-            self._forget()
+            self._cycle.forget()
         self._last_now = now
-
-    def _forget(self) -> None:
-        """Drop every input."""
-        self._feedback = self._proposal = self._base = None
-        self._human_distance, self._human_receipt, self._base_receipt = 0.0, -10 ** 12, -10 ** 12
-        self._proposal_fault = ''
-        self._feedback_stamp = self._feedback_receipt = self._proposal_receipt = 0
-        self._proposal_used = True
-        self._image_used = self._stamp_used = 0
-        self._last_tick = 0
-        self._joint_guard.forget()
-        self._human_guard.forget()
-        self._odometry_guard.forget()
-        self._proposal_guard.forget()
 
     def _clear(self) -> None:
         """As after a start: nothing known, nothing counted."""
-        self._simulated = False
-        self._last_now = 0
-        self._interventions = self._missed = 0
-        self._engaged = self._commanding = False
-        self._activated = 0
+        self._simulated = self._engaged = False
+        self._last_now = self._interventions = self._missed = 0
         self._state = State.INACTIVE
-        self._forget()
+        self._cycle.start(0)
 
 
 def main(argv: list[str] | None = None) -> int:

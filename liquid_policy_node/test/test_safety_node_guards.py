@@ -72,7 +72,9 @@ def test_an_unknown_human_counts_as_standing_at_the_robot(start, tmp_path):
         message = Range(range=distance)
         message.header.stamp = node.get_clock().now().to_msg()
         node.on_human(message)
-        return node._human_now(node._tick_now() + int(1e9 * later))
+        distance, _ = node._cycle.nearest_human(
+            node._tick_now() + int(1e9 * later), node.settings.human_timeout)
+        return distance
     graph = graph_of(node)
     assert graph.run(lambda: told(2.5)) == 2.5
     assert graph.run(lambda: told(float('inf'))) == np.inf

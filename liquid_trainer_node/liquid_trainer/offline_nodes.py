@@ -9,7 +9,7 @@ still between two messages, so nothing depends on how fast this machine is.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from liquid_policy.alignment import FEATURES, Aligned, Aligner, FramePairer, Outcome
-from liquid_policy.barrier import Filtered, FilterSettings, JointFeedback, SafetyFilter
+from liquid_policy.barrier import Filtered, FilterSettings
 from liquid_policy.checkpoint import Checkpoint
 from liquid_policy.conversion import (
     NANOSECONDS,
@@ -25,21 +25,14 @@ from liquid_policy.conversion import (
     stamp_of,
     vector_from_message,
 )
-from liquid_policy.inputs import (
-    JointReader,
-    PlanarMotion,
-    StampGuard,
-    TimedProposal,
-    header_stamp,
-    planar_motion,
-)
-from liquid_policy.interface import ImageSpec, Interface, SourceSpec
+from liquid_policy.filter_parameters import filter_settings
+from liquid_policy.inputs import StampGuard, TimedProposal, header_stamp
+from liquid_policy.interface import ImageSpec, SourceSpec
 from liquid_policy.runtime import EncoderRuntime
+from liquid_policy.safety_cycle import PATIENCE, SafetyCycle
 from liquid_policy.stepping import Inputs, Model, Step
 
 JOINT_STATE = 'sensor_msgs/msg/JointState'
-# The safety node waits this long [s] for a proposal that is late, and a quarter of its period.
-PATIENCE = 0.0025
 
 
 def _entry(default: Any, node: str, name: str = '') -> Any:
@@ -80,11 +73,7 @@ class NodeParameters:
     @property
     def filter(self) -> FilterSettings:
         """The safety filter's settings, as the safety node makes them."""
-        return FilterSettings(
-            longest_period=self.longest_period, delay=self.actuation_delay,
-            position_margin=self.position_margin, still=self.standing_speed, chance=self.chance,
-            other_modes=self.other_modes, effort_share=self.effort_share,
-            overshoot=self.overshoot)
+        return filter_settings(asdict(self))
 
     @classmethod
     def read(cls, path: str | Path, **changes: Any) -> NodeParameters:
@@ -270,47 +259,29 @@ class OfflinePolicy:
 
 class OfflineSafety:
     """
-    The safety node, in simulated time.
+    The safety node, in simulated time: one clock stamps and ticks.
 
-    :param safety_filter: from `load_filter`.
-    :param interface: of the robot.
+    :param cycle: of the robot's filter.
     :param parameters: of the nodes.
     :param start: when it is activated [ns].
     """
 
-    def __init__(self, safety_filter: SafetyFilter, interface: Interface,
-                 parameters: NodeParameters, start: int) -> None:
-        self.filter, self._parameters = safety_filter, parameters
-        self._joints = JointReader(safety_filter.limits)
-        self._guards = {name: StampGuard(name, parameters.future_tolerance) for name in (
-            'joint_states', 'action_distribution', 'human_distance', 'odom')}
-        safety = interface.safety
-        self._human_watched = safety is not None and safety.separation is not None
-        self._odometry_needed = any(
-            getattr(guard, 'needs_odometry', False) for guard in safety_filter.guards)
-        self._activated, self._next = start, start + self._ns(parameters.period)
-        self._commanding = False
-        self._last = 0
-        self._feedback: JointFeedback | None = None
-        self._feedback_stamp = self._feedback_receipt = 0
-        self._proposal: TimedProposal | None = None
-        self._proposal_receipt = self._image_used = 0
-        self._base: PlanarMotion | None = None
-        self._base_receipt = self._human_receipt = -10 ** 12
-        self._human_distance = 0.0
+    def __init__(self, cycle: SafetyCycle, parameters: NodeParameters, start: int) -> None:
+        self._cycle, self._parameters = cycle, parameters
+        self._next = start + self._ns(parameters.period)
+        cycle.start(start)
 
-    def topics(self) -> dict[str, str]:
-        """Type of every topic it reads besides joint states and proposals."""
-        found = {'human_distance': 'sensor_msgs/msg/Range'} if self._human_watched else {}
-        return {**found, **({'odom': 'nav_msgs/msg/Odometry'} if self._odometry_needed else {})}
+    def topics(self) -> tuple[str, ...]:
+        """Return what it reads besides joint states and proposals."""
+        return (('human_distance',) if self._cycle.human_watched else ()) \
+            + (('odom',) if self._cycle.odometry_needed else ())
 
     def advance(self, now: int) -> list[Judged]:
         """Let time go on; what the timer does then."""
         if now < self._next:
             return []
-        found = self._cycle(now)
         self._next = now + self._ns(self._parameters.period)
-        return found
+        return self._answer(now)
 
     def joints(self, message: Any, now: int) -> None:
         """
@@ -318,13 +289,7 @@ class OfflineSafety:
 
         :raises ValueError: for a message that cannot be used.
         """
-        stamp = header_stamp(message)
-        feedback = self._joints.read(message)
-        if not self._guards['joint_states'].accept(stamp, now):
-            return
-        self._feedback, self._feedback_stamp, self._feedback_receipt = feedback, stamp, now
-        if not self._commanding:
-            self.filter.reset(feedback)
+        self._cycle.joints(message, now, now)
 
     def other(self, name: str, message: Any, now: int) -> None:
         """
@@ -332,12 +297,8 @@ class OfflineSafety:
 
         :raises ValueError: for a message that cannot be used.
         """
-        if not self._guards[name].accept(header_stamp(message), now):
-            return
-        if name == 'odom':
-            self._base, self._base_receipt = planar_motion(message), now
-        else:
-            self._human_distance, self._human_receipt = float(message.range), now
+        take = self._cycle.odometry if name == 'odom' else self._cycle.human
+        take(message, now, now)
 
     def propose(self, proposal: TimedProposal, now: int) -> list[Judged]:
         """
@@ -345,64 +306,21 @@ class OfflineSafety:
 
         :raises ValueError: for a stamp that cannot be.
         """
-        image = proposal.image_stamp
-        if not self._guards['action_distribution'].accept(proposal.stamp, now, image):
-            return []
-        self._proposal, self._proposal_receipt = proposal, now
         period = self._parameters.period
-        if now - self._last < 0.2e9 * period and image <= self._image_used:
+        if not self._cycle.propose(
+                proposal.stamp, proposal.image_stamp, lambda: proposal, now, now) \
+                or not self._cycle.due(now, period):
             return []
-        found = self._cycle(now)
         self._next = now + self._ns(period + min(PATIENCE, 0.25 * period))
-        return found
+        return self._answer(now)
 
-    def _cycle(self, now: int) -> list[Judged]:
-        parameters = self._parameters
-        elapsed = 1e-9 * (now - self._last) if self._last else parameters.period
-        self._last = now
-        feedback, joints_why = self._fresh_feedback(now)
-        if not self._commanding and feedback is None \
-                and now - self._activated < 1e9 * parameters.takeover_time:
+    def _answer(self, now: int) -> list[Judged]:
+        answer = self._cycle.answer(now, now, self._parameters)
+        if answer is None:
             return []
-        proposal, proposal_why = self._fresh_proposal(now)
-        wanted = proposal.at(now) if proposal else None
-        if proposal is not None:
-            self._image_used = max(self._image_used, proposal.image_stamp)
-        if parameters.dry_run and feedback is not None:
-            self.filter.reset(feedback)
-        human = np.inf if not self._human_watched else (
-            0.0 if now - self._human_receipt > 1e9 * parameters.human_timeout
-            else self._human_distance)
-        result = self.filter.filter(
-            wanted, feedback, elapsed, tuple(filter(None, (proposal_why, joints_why))), human)
-        self._commanding = True
-        return [Judged(now, proposal.stamp if proposal else None,
-                       wanted.action if wanted else None, result)]
-
-    def _fresh_feedback(self, now: int) -> tuple[JointFeedback | None, str]:
-        if self._feedback is None:
-            return None, 'joint_states have not come'
-        age = 1e-9 * (now - min(self._feedback_stamp, self._feedback_receipt))
-        if age > self._parameters.joint_timeout:
-            return None, (f'joint_states are {age:.3f} s old, allowed are '
-                          f'{self._parameters.joint_timeout}')
-        base = self._base
-        if self._odometry_needed \
-                and now - self._base_receipt > 1e9 * self._parameters.joint_timeout:
-            base = None
-        pose = None if base is None else base.at(self._feedback_stamp)
-        return replace(self._feedback, age=max(age, 0.0), base=pose), ''
-
-    def _fresh_proposal(self, now: int) -> tuple[TimedProposal | None, str]:
-        if self._proposal is None:
-            return None, 'no proposal has come'
-        age = 1e-9 * (now - min(self._proposal.stamp, self._proposal_receipt))
-        if age > self._parameters.proposal_timeout:
-            return None, (f'the proposal is {age:.3f} s old, allowed are '
-                          f'{self._parameters.proposal_timeout}')
-        return self._proposal, ''
+        return [Judged(now, answer.proposal.stamp if answer.proposal else None,
+                       answer.wanted.action if answer.wanted else None, answer.result)]
 
     @staticmethod
     def _ns(seconds: float) -> int:
         return int(NANOSECONDS * seconds)
-

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from liquid_policy.alignment import align_next
-from liquid_policy.barrier_load import load_filter
 from liquid_policy.checkpoint import Checkpoint
 from liquid_policy.conversion import NANOSECONDS, MessageError, stamp_of, vector_from_message
+from liquid_policy.effort_load import load_safety
 from liquid_policy.interface import ActionSpec, ImageSpec, SourceSpec
+from liquid_policy.safety_cycle import SafetyCycle
 from liquid_trainer.bag_file import Bag, BagError, Record
 from liquid_trainer.bag_routes import Spec, find_namespace, find_routes
 from liquid_trainer.offline_nodes import (
@@ -78,9 +79,9 @@ class Playback:
         self.policy = OfflinePolicy(checkpoint, self.parameters)
         self.safety: OfflineSafety | None = None
         if description is not None:
-            self.safety = OfflineSafety(
-                load_filter(interface, description, self.parameters.filter, joint_limits),
-                interface, self.parameters, self._start)
+            self.safety = OfflineSafety(SafetyCycle(
+                load_safety(interface, description, self.parameters.filter, joint_limits),
+                interface, self.parameters.future_tolerance), self.parameters, self._start)
         self._actions: dict[str, tuple[list[int], list[np.ndarray]]] = {}
 
     @property

@@ -137,7 +137,7 @@ def mixture_density(recorded: np.ndarray, weights: np.ndarray, means: np.ndarray
 def replay_bag(path: str | Path, checkpoint: Checkpoint,
                description: str | Path | None = None,
                parameters: NodeParameters | None = None, namespace: str | None = None,
-               progress: Any = None) -> Replayed:
+               joint_limits: str | Path | None = None, progress: Any = None) -> Replayed:
     """
     Play one bag and compare.
 
@@ -146,10 +146,11 @@ def replay_bag(path: str | Path, checkpoint: Checkpoint,
     :param description: the robot's URDF or xacro; None: without the safety filter.
     :param parameters: of the nodes.
     :param namespace: of the recorded robot.
+    :param joint_limits: path of a `joint_limits.yaml`, if the safety node has one.
     :param progress: called with the seconds played so far.
     :raises BagError: if the bag lacks what the policy reads, or the policy never proposes.
     """
-    playback = Playback(path, checkpoint, description, parameters, namespace)
+    playback = Playback(path, checkpoint, description, parameters, namespace, joint_limits)
     proposed: list[Proposed] = []
     judged: list[Judged] = []
     for answer in playback:
@@ -261,15 +262,18 @@ def main(argv: list[str] | None = None) -> int:
             if description is None and checkpoint.interface.description:
                 description = find_description(options.interface,
                                                checkpoint.interface.description)
-            beside = options.interface.with_name(
+            own = options.interface.with_name(
                 options.interface.name.replace('.interface.yaml', '.yaml'))
-            if parameters is None and beside != options.interface and beside.is_file():
-                parameters = beside
+            if parameters is None and own != options.interface and own.is_file():
+                parameters = own
         changes: dict[str, Any] = {'dry_run': True} if options.dry_run else {}
         given = NodeParameters.read(parameters, **changes) if parameters else \
             NodeParameters(**changes)
-        results = replay(options.bags, checkpoint, options.output, description=description,
-                         parameters=given, namespace=options.namespace)
+        beside = options.interface or parameters    # a relative path starts there, as in the node
+        results = replay(
+            options.bags, checkpoint, options.output, description=description, parameters=given,
+            namespace=options.namespace, joint_limits=beside.parent / given.joint_limits
+            if beside is not None and given.joint_limits else None)
     except (BagError, LimitsError, ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1

@@ -111,3 +111,20 @@ def test_wrong_files_are_named(checkpoint, bag, tmp_path, capsys):
     good = tmp_path / 'good.yaml'
     good.write_text('safety: {ros__parameters: {period: 0.02, niceness: 3}}')
     assert NodeParameters.read(good).period == 0.02
+
+
+def test_the_nodes_joint_limits_hold_in_replay(checkpoint, bag, tmp_path):
+    """The parameter file names a joint_limits.yaml beside the interface: it is read."""
+    config = tmp_path / 'config'
+    config.mkdir()
+    (config / 'mine.interface.yaml').write_text(INTERFACE.read_text())
+    (config / 'mine.yaml').write_text('safety: {ros__parameters: {joint_limits: slow.yaml}}')
+    (config / 'slow.yaml').write_text(
+        'joint_limits: {elbow_joint: {has_velocity_limits: true, max_velocity: 0.001}}')
+    policy = tmp_path / 'policy.safetensors'
+    checkpoint.save(policy)
+    assert main([str(bag), '--checkpoint', str(policy), '--description', str(DESCRIPTION),
+                 '--interface', str(config / 'mine.interface.yaml'),
+                 '--output', str(tmp_path / 'out')]) == 0
+    row = json.loads((tmp_path / 'out' / 'replay.jsonl').read_text())
+    assert row['constraints']['velocity/elbow_joint'] > 0
