@@ -10,11 +10,11 @@ import numpy as np
 from liquid_policy.barrier import Filtered, SafetyFilter
 from liquid_policy.barrier_box import FilterSettings, JointFeedback
 from liquid_policy.barrier_effort import EffortFilter
-from liquid_policy.barrier_load import load_filter
+from liquid_policy.barrier_load import filter_of
 from liquid_policy.barrier_rows import Guard
 from liquid_policy.barrier_search import Proposal
 from liquid_policy.interface import Interface
-from liquid_policy.limits import LimitsError, load_limits, load_urdf
+from liquid_policy.limits import LimitsError, limits_of, load_urdf
 from liquid_policy.robot_model import RobotModel
 
 # Limits of the whole robot that a torque filter does not keep; refused rather than ignored.
@@ -104,9 +104,10 @@ def load_safety(
     :raises LimitsError: for missing or contradictory limits, and for limits of the whole robot
         that are not kept for torques.
     """
-    limits = load_limits(interface, description, joint_limits_file)
+    urdf = load_urdf(description)
+    limits = limits_of(interface, urdf, joint_limits_file)
     if not limits.torques:
-        return load_filter(interface, description, settings, joint_limits_file)
+        return filter_of(interface, limits, urdf, settings)
     spec = interface.safety
     unkept = [] if spec is None else [name for name in UNKEPT if getattr(spec, name) is not None]
     if spec is not None and spec.obstacles:
@@ -118,6 +119,5 @@ def load_safety(
     payload, tool = (0.0, 0.0), None
     if spec is not None:
         payload, tool = (spec.payload[0], spec.payload[1]), spec.tool
-    model = RobotModel(
-        load_urdf(description), limits.names, limits.joint, tool=tool, payload=payload)
+    model = RobotModel(urdf, limits.names, limits.joint, tool=tool, payload=payload)
     return EffortSafety(EffortFilter(limits, model, settings, limits.armature))

@@ -372,7 +372,14 @@ def load_limits(
     :param joint_limits_file: path of a `joint_limits.yaml`, if there is one.
     :raises LimitsError: see `load_urdf`, `joint_limits`, `read_joint_limits` and `combine`.
     """
-    joints = joint_limits(load_urdf(description))
+    return limits_of(interface, load_urdf(description), joint_limits_file)
+
+
+def limits_of(
+    interface: Interface, urdf: str, joint_limits_file: str | Path | None = None,
+) -> Limits:
+    """As `load_limits`, of a URDF that was read already."""
+    joints = joint_limits(urdf)
     if joint_limits_file:
         for name, given in read_joint_limits(joint_limits_file).items():
             if name not in joints:

@@ -66,12 +66,16 @@ class OnnxGraph:
         # Waiting threads must not burn a core that other nodes need.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         options.log_severity_level = 3
+        # One image at a time: an arena that grows by doubling would keep what it never needs.
+        options.enable_cpu_mem_arena = False
         try:
             self._session = onnxruntime.InferenceSession(data, options, providers=chosen)
         except Exception as error:      # onnxruntime's errors share no base class
             raise CheckpointError(f'{name}: expected a graph that ONNX Runtime '
                                   f'{onnxruntime.__version__} can load, came: {error}; export '
                                   'the checkpoint again') from error
+        # Its Python half keeps the file for a second attempt with other providers.
+        self._session._model_bytes = None
         self._binding = self._session.io_binding()
         self.inputs = self._bind(self._session.get_inputs(), self._binding.bind_input)
         self.outputs = self._bind(self._session.get_outputs(), self._binding.bind_output)

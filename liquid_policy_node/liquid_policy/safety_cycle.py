@@ -16,15 +16,9 @@ import numpy as np
 
 from liquid_policy.barrier import Filtered, JointFeedback, Proposal, SafetyFilter
 from liquid_policy.effort_load import EffortSafety
-from liquid_policy.inputs import (
-    JointReader,
-    PlanarMotion,
-    StampGuard,
-    TimedProposal,
-    header_stamp,
-    planar_motion,
-)
+from liquid_policy.inputs import JointReader, PlanarMotion, TimedProposal, planar_motion
 from liquid_policy.interface import Interface
+from liquid_policy.stamps import StampGuard, header_stamp
 
 # Proposals are answered when they come. One that is late by less than this [s] (and a quarter of
 # the period) is waited for: if the timer stepped in before it, its forerunner would have been

@@ -273,6 +273,9 @@ def run(node_class: Callable[[], ManagedNode], argv: list[str] | None = None) ->
     :param argv: command line without the program's name; None takes the process's.
     :return: exit code: 0, or 2 when the parameters are wrong.
     """
+    # Every message asks this package for its C half, and with it would come the generator of
+    # messages and a parser: 25 ms and 5 MB. It expects that they may be missing.
+    sys.modules.setdefault('rosidl_generator_py.generate_py_impl', None)  # type: ignore[arg-type]
     rclpy.init(
         args=None if argv is None else ['node', *argv],
         signal_handler_options=SignalHandlerOptions.NO)  # the robot is stopped before DDS goes

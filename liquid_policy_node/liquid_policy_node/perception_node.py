@@ -12,8 +12,8 @@ from sensor_msgs.msg import Image
 
 from liquid_policy.alignment import FramePairer
 from liquid_policy.conversion import image_from_message
-from liquid_policy.inputs import StampGuard, header_stamp
 from liquid_policy.interface import load_interface
+from liquid_policy.stamps import StampGuard, header_stamp
 from liquid_policy_msgs.msg import Features, ModelUpdate
 from liquid_policy_msgs.srv import LoadModel
 from liquid_policy_node import qos

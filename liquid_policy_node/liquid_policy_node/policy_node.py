@@ -14,8 +14,8 @@ from std_srvs.srv import Trigger
 
 from liquid_policy.alignment import FEATURES, Aligned, Aligner, Outcome
 from liquid_policy.conversion import stamp_of, vector_from_message
-from liquid_policy.inputs import header_stamp
 from liquid_policy.interface import load_interface
+from liquid_policy.stamps import header_stamp
 from liquid_policy.stepping import Inputs, Model, Step
 from liquid_policy_msgs.msg import ActionDistribution, Estimate, Features, ModelUpdate
 from liquid_policy_msgs.srv import LoadModel

@@ -16,9 +16,10 @@ from liquid_policy.barrier_load import describe_filter
 from liquid_policy.conversion import nanoseconds
 from liquid_policy.effort_load import load_safety
 from liquid_policy.filter_parameters import filter_settings
-from liquid_policy.inputs import header_stamp, read_proposal
+from liquid_policy.inputs import read_proposal
 from liquid_policy.interface import load_interface
 from liquid_policy.safety_cycle import PATIENCE, Answer, SafetyCycle
+from liquid_policy.stamps import header_stamp
 from liquid_policy_msgs.msg import ActionDistribution
 from liquid_policy_node import qos
 from liquid_policy_node.command_output import CommandOutput

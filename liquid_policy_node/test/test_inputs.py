@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from liquid_policy.conversion import MessageError
-from liquid_policy.inputs import JointReader, StampGuard, planar_motion, read_proposal
+from liquid_policy.inputs import JointReader, planar_motion, read_proposal
 from liquid_policy.limits import Limits
+from liquid_policy.stamps import StampGuard
 
 NAMES = ('a', 'b', 'suction')
 MILLISECOND = 1_000_000

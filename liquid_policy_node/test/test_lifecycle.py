@@ -128,3 +128,19 @@ def test_a_wrong_parameter_ends_the_program_with_one_line(setting, message):
         capture_output=True, text=True, timeout=30)
     assert ended.returncode == 2
     assert message in ended.stderr and 'Traceback' not in ended.stderr
+
+
+@pytest.mark.parametrize('name', ['policy', 'perception'])
+def test_a_node_loads_nothing_that_only_others_use(name):
+    # Memory and the time to start; torch is seen to by test_style.py.
+    code = (f'import os, signal, sys\nfrom liquid_policy_node import {name}_node, lifecycle\n'
+            'class Node(lifecycle.ManagedNode):\n'
+            '    def __init__(self):\n'
+            "        super().__init__('bare', lifecycle.NodeSettings)\n"
+            '        os.kill(os.getpid(), signal.SIGTERM)\n'
+            'lifecycle.run(Node, [])\n'
+            "print([name for name in ('liquid_policy.barrier', 'liquid_policy.limits', 'xacro', "
+            "'pinocchio', 'daqp', 'onnxruntime', 'lark', 'numpy.random') if name in sys.modules])")
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == '[]'

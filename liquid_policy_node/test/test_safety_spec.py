@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from liquid_policy.barrier import JointFeedback, State
-from liquid_policy.barrier_load import load_filter
+from liquid_policy.barrier_load import load_filter, spread
 from liquid_policy.interface import InterfaceError, differences, load_interface, parse_interface
 from liquid_policy.limits import LimitsError, load_limits, read_joint_limits
 from liquid_policy.safety_spec import ObstacleSpec, SafetySpec
@@ -198,3 +198,12 @@ def test_the_example_robot_is_kept_off_its_table():
         guard.model.configuration(position[None]), np.zeros((1, guard.model.nv)))
     height = points[0, 0, 2] - 0.04
     assert 0.015 < height < 0.15 and 'distance/table/tool' in seen
+
+
+def test_points_are_spread_over_the_whole_cube():
+    points = spread(200, 7)
+    assert points.shape == (200, 7)
+    for coordinate in points.T:
+        counts = np.histogram(coordinate, bins=10, range=(0.0, 1.0))[0]
+        assert counts.sum() == 200 and counts.min() >= 15 and counts.max() <= 25
+    assert np.abs(np.corrcoef(points.T) - np.eye(7)).max() < 0.15

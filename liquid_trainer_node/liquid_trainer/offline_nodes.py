@@ -26,10 +26,11 @@ from liquid_policy.conversion import (
     vector_from_message,
 )
 from liquid_policy.filter_parameters import filter_settings
-from liquid_policy.inputs import StampGuard, TimedProposal, header_stamp
+from liquid_policy.inputs import TimedProposal
 from liquid_policy.interface import ImageSpec, SourceSpec
 from liquid_policy.runtime import EncoderRuntime
 from liquid_policy.safety_cycle import PATIENCE, SafetyCycle
+from liquid_policy.stamps import StampGuard, header_stamp
 from liquid_policy.stepping import Inputs, Model, Step
 
 JOINT_STATE = 'sensor_msgs/msg/JointState'

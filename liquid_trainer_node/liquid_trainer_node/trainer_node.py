@@ -11,8 +11,8 @@ import numpy as np
 from liquid_policy.alignment import FEATURES
 from liquid_policy.checkpoint import encoder_identity, file_digest
 from liquid_policy.conversion import stamp_of, vector_from_message
-from liquid_policy.inputs import header_stamp
 from liquid_policy.interface import SourceSpec, load_interface
+from liquid_policy.stamps import header_stamp
 from liquid_policy_msgs.msg import (
     ActionDistribution,
     EpisodeMarker,
