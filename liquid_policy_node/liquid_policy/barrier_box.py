@@ -104,7 +104,8 @@ class Box:
 
     :param low: lowest command, `(A,)`.
     :param high: highest command, `(A,)`.
-    :param stages: what the intervals were made of, for `causes`.
+    :param stages: what the intervals were made of, for `causes`: which are ranges `(A,)`, then
+        downwards and upwards, `(2, A)` each.
     """
 
     low: np.ndarray
@@ -114,16 +115,12 @@ class Box:
     @cached_property
     def causes(self) -> tuple[np.ndarray, np.ndarray]:
         """Indices into `CAUSES` of the limits behind each `low` and each `high`, `(A,)` each."""
-        ranges, widest, stopping, wanted, change, jerk = self.stages
-        low, high = (np.where(stops, POSITION, ranges.astype(np.intp)) for stops in (
-            stopping[0] > widest[0], stopping[1] < widest[1]))
-        low = np.where((change[0] > wanted[0]) | (change[1] < wanted[0]), ACCELERATION, low)
-        high = np.where((change[1] < wanted[1]) | (change[0] > wanted[1]), ACCELERATION, high)
+        ranges, widest, stopping, wanted, slowest, fastest, jerk = self.stages
+        found = np.where(stopping < widest, POSITION, ranges)
+        found = np.where((fastest < wanted) | (slowest > wanted), ACCELERATION, found)
         if len(jerk):
-            before = np.clip(wanted, change[0], change[1])
-            low = np.where(jerk[0] > before[0], JERK, low)
-            high = np.where(jerk[1] < before[1], JERK, high)
-        return low, high
+            found = np.where(jerk < np.clip(wanted, slowest, fastest), JERK, found)
+        return found[0], found[1]
 
 
 CAUSES = ('velocity', 'range', 'position', 'acceleration', 'jerk')
@@ -149,21 +146,23 @@ def greatest_speed(room: np.ndarray, acceleration: np.ndarray, period: float) ->
 
 def reach(
     commands: np.ndarray, velocity: np.ndarray, duration: float,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> np.ndarray:
     """
     How far the joints can have moved, at most, since they were measured.
 
     :param commands: commands in effect during that time, `(m, n)`.
     :param velocity: measured velocity, NaN where unknown, `(n,)`.
     :param duration: age of the measurement plus actuation delay [s].
-    :return: downwards and upwards, both 0 or more, `(n,)`.
+    :return: downwards and upwards, both 0 or more, `(2, n)`.
     """
     known = np.where(np.isfinite(velocity), velocity, 0.0)
-    least, most = (commands[0], commands[0]) if len(commands) == 1 else (
-        commands.min(axis=0), commands.max(axis=0))
-    down = np.maximum(0.0, -np.minimum(least, known))
-    up = np.maximum(0.0, np.maximum(most, known))
-    return down * duration, up * duration
+    # downwards and upwards in one array
+    fastest = _OUTWARDS * known
+    for command in commands:
+        np.maximum(fastest, _OUTWARDS * command, out=fastest)
+    np.maximum(fastest, 0.0, out=fastest)
+    fastest *= duration
+    return fastest
 
 
 def greatest_change(limits: Limits, duration: float) -> np.ndarray:
@@ -232,14 +231,14 @@ class BoxMaker:
         self._limits, self._settings = limits, settings
         joint, margin = limits.joint, settings.position_margin
         self._all_joints = bool(joint.all())
-        self._lower = np.where(joint, limits.lower + margin, -np.inf)
-        self._upper = np.where(joint, limits.upper - margin, np.inf)
+        self._edges = np.where(
+            joint, [-(limits.lower + margin), limits.upper - margin], np.inf)
+        self._ranges = limits.range_bound.astype(np.intp)
         self._deceleration = np.where(limits.moving & joint, limits.deceleration, 1.0)
-        self._widest = np.array([limits.low, limits.high])
+        self._widest = np.array([-limits.low, limits.high])
         if settings.overshoot:
             fastest = np.where(joint, limits.speed / (1.0 + settings.overshoot), np.inf)
-            self._widest = np.array([
-                np.maximum(limits.low, -fastest), np.minimum(limits.high, fastest)])
+            self._widest = np.minimum(self._widest, fastest)
         self._bounded = bool(np.isfinite(limits.acceleration).all())
 
     def make(
@@ -251,33 +250,31 @@ class BoxMaker:
         position, velocity = feedback.position, feedback.velocity
         if not self._all_joints:
             position = np.where(limits.joint, position, 0.0)
-        down, up = reach(recent, velocity, feedback.age + settings.delay)
-        room = np.array([position - down - self._lower, self._upper - position - up])
+        # downwards and upwards in one array, the former with its sign turned
+        room = self._edges - _OUTWARDS * position - reach(
+            recent, velocity, feedback.age + settings.delay)
         stopping = greatest_speed(room, self._deceleration, settings.longest_period)
         if settings.overshoot:
             stopping /= 1.0 + settings.overshoot
-        np.negative(stopping[0], out=stopping[0])
-        low = np.maximum(widest[0], stopping[0])
-        high = np.minimum(widest[1], stopping[1])
+        wanted = np.minimum(widest, stopping)
         if back is not None:
             away = np.where(limits.moving, back, 0.0)
-            high = np.maximum(high - away, np.minimum(high, 0.0))
-            low = np.minimum(low + away, np.maximum(low, 0.0))
+            wanted = np.maximum(wanted - away, np.minimum(wanted, 0.0))
         step = min(max(elapsed, 0.0), settings.longest_period)
         change = limits.acceleration * step if self._bounded else greatest_change(limits, step)
-        slowest, fastest = previous - change, previous + change
-        wanted, jerk = (low, high), _NO_JERK
-        low = np.minimum(np.maximum(low, slowest), fastest)
-        high = np.minimum(np.maximum(high, slowest), fastest)
+        now, jerk = _OUTWARDS * previous, _NO_JERK
+        slowest, fastest = now - change, now + change
+        bounds = np.minimum(np.maximum(wanted, slowest), fastest)
+        low, high = -bounds[0], bounds[1]
         if rate is not None:
             bend = limits.jerk * step * step if step > 0.0 else np.zeros(len(low))
             smooth = np.isfinite(bend)
             least = np.where(smooth, previous + rate * step - bend, low)
             most = np.where(smooth, previous + rate * step + bend, high)
-            jerk = np.array([least, most])
+            jerk = np.array([-least, most])
             low, high = np.clip(least, low, high), np.clip(most, low, high)
-        return Box(low, high, (limits.range_bound, widest, stopping, np.array(wanted),
-                               np.array([slowest, fastest]), jerk))
+        return Box(low, high, (self._ranges, widest, stopping, wanted, slowest, fastest, jerk))
 
 
+_OUTWARDS = np.array([[-1.0], [1.0]])
 _NO_JERK = np.zeros((0, 0))

@@ -105,18 +105,18 @@ class ForceBounds:
 
     def along(self, start: np.ndarray, manoeuvre: Manoeuvre) -> tuple[np.ndarray, np.ndarray]:
         """
-        Forces at both ends of every piece, and how far they leave the chord between.
+        Forces at both ends of every piece and at rest, and how far they leave the chords.
 
         :param start: posture in which the manoeuvre begins, `(A,)`.
         :param manoeuvre: of a command.
-        :return: forces `(L, 2, S - 1, nv)` and bounds `(S - 1, nv)` [N m or N].
+        :return: forces, those at rest last, `(L, 2 S - 1, nv)`, and bounds `(S - 1, nv)`
+            [N m or N].
         """
         model = self.model
         forces = model.efforts_of_pieces(
             model.configuration(start + manoeuvre.offset), model.velocity(manoeuvre.velocity),
-            model.velocity(manoeuvre.acceleration), manoeuvre.duration > 0.0)
-        rate = np.abs(manoeuvre.velocity[:-1]) @ self.rates
-        change = np.abs(manoeuvre.acceleration) @ self.rates
+            model.velocity(manoeuvre.acceleration))
+        rate, change = manoeuvre.sizes @ self.rates
         return forces, self.bend(rate, change, manoeuvre.duration)
 
 
@@ -152,18 +152,19 @@ def greatest_power(force: np.ndarray, off: np.ndarray, velocity: np.ndarray) -> 
     a quadratic polynomial with Bernstein coefficients f_0 v_0, (f_0 v_1 + f_1 v_0) / 2, f_1 v_1. A
     polynomial, and a sum of them, is nowhere greater than its greatest Bernstein coefficient.
 
-    :param force: at both ends of the pieces, `(L, 2, N, J)`.
+    :param force: at both ends of the pieces, `(L, N, 2, J)`.
     :param off: how far forces leave their chord, `(N, J)`.
     :param velocity: at the samples, `(N + 1, J)`.
     :return: for each payload `(L,)` [W].
 
     Source: Farouki, The Bernstein polynomial basis: a centennial retrospective, CAGD 29 (2012).
     """
-    speed = np.abs(velocity)
-    towards = force * np.sign(velocity[:-1])
-    towards += off
+    towards = force * np.sign(velocity[:-1, None])
+    towards += off[:, None]
     np.maximum(towards, 0.0, out=towards)
-    # every end's force at every end's speed: (L, 2, 2, N)
-    power = np.add.reduce(towards[:, :, None] * np.array([speed[:-1], speed[1:]]), axis=4)
-    middle = 0.5 * (power[:, 0, 1] + power[:, 1, 0])
-    return np.maximum(np.maximum(power[:, 0, 0], power[:, 1, 1]), middle).max(axis=1)
+    # speeds at both ends of each piece, (N, J, 2)
+    speed = np.abs(velocity).repeat(2, axis=0)[1:-1].reshape(len(off), 2, -1)
+    power = towards @ speed.transpose(0, 2, 1)     # every end's force at every end's speed
+    ends = np.maximum.reduce(power[:, :, (0, 1), (0, 1)], axis=(1, 2))
+    middle = np.maximum.reduce(power[:, :, 0, 1] + power[:, :, 1, 0], axis=1)
+    return np.maximum(ends, 0.5 * middle)

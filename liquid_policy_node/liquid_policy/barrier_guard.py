@@ -24,7 +24,9 @@ ISO/TS 15066, 5.5.4.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -96,7 +98,6 @@ class _Path:
     heading: np.ndarray | None = None  # (S, 3): x, y, yaw of the base in the world
     distance: np.ndarray | None = None   # (O, S, P) [m], less the points' radii
     normal: np.ndarray | None = None     # (O, S, P, 3)
-    poses: np.ndarray | None = None      # see barrier_kinematics
     tool: np.ndarray | None = None       # (S, 3), velocity of the tool
     fastest: float = 0.0               # bound of the tool's speed [m/s]
     worst: int = 0                     # sample at the faster end of that piece
@@ -157,6 +158,10 @@ class RobotGuard:
         self._tipping = np.column_stack([
             edge[:, 0] * floor, edge[:, 1] * floor, -edge[:, 2], edge[:, 1], -edge[:, 0],
             np.zeros(len(edge))])
+        # bounds of torques and, above only, of tipping
+        effort, edges = self._effort[self._used], len(edge)
+        self._most = np.concatenate([effort, np.zeros(edges)])
+        self._least = np.concatenate([effort, np.full(edges, np.inf)])
         self._hard_speed = 'tool_speed' not in spec.soft
         self._dynamic = bool(len(self._torque_rows) or len(self._edges) or spec.power)
         chain = model.chain
@@ -188,6 +193,9 @@ class RobotGuard:
         self.names = tuple(names)
         self.priority = np.array(priority, dtype=np.intp)
         self._pairs = len(obstacles) * len(points)
+        self._power_places = np.array(
+            [place for place, name in enumerate(names) if name.startswith('power/')], dtype=int)
+        self._sharper: Callable[[], np.ndarray] | None = None
         self._planned: _Plan | None = None
         self._path: _Path | None = None
         self._exceeded: tuple[bytes, np.ndarray] | None = None
@@ -250,10 +258,7 @@ class RobotGuard:
         if self._planned is None or self._planned.command != key:
             moving = command * self._moves
             manoeuvre = hold_and_brake(moving, self._deceleration, self.settings.longest_period)
-            rates = self._links.rates
-            self._planned = _Plan(
-                key, manoeuvre, np.abs(manoeuvre.velocity[:-1]) @ rates,
-                np.abs(manoeuvre.acceleration) @ rates)
+            self._planned = _Plan(key, manoeuvre, *(manoeuvre.sizes @ self._links.rates))
             self._path = None
         return self._planned
 
@@ -265,24 +270,25 @@ class RobotGuard:
             if far is not None and slow is not None:
                 self._path = _Path(far, fastest=slow)
                 return self._path
-            manoeuvre, chain = plan.manoeuvre, self.model.chain
-            poses = chain.poses(self._start + manoeuvre.offset)
+            manoeuvre, model = plan.manoeuvre, self.model
+            posture = self._start + manoeuvre.offset
             if slow is None:
-                tool = chain.last_velocity(poses, manoeuvre.velocity)
-                speed = np.sqrt((tool * tool).sum(axis=1))
+                tool = model.tool_velocity(posture, manoeuvre.velocity)
+                speed = np.sqrt(np.add.reduce(tool * tool, axis=1))
                 bound = fastest_between(
                     speed, plan.rate, plan.change, manoeuvre.duration, self._links.lengths[-1])
                 piece = int(bound.argmax())
                 known = _Path(
-                    _NOTHING, poses=poses, tool=tool, fastest=float(bound[piece]),
+                    _NOTHING, tool=tool, fastest=float(bound[piece]),
                     worst=piece + int(speed[piece + 1] > speed[piece]))
             else:
                 known = _Path(_NOTHING, fastest=slow)
             if far is not None:
                 known.room = far
             else:
-                self._measure(
-                    chain.places(poses)[:len(self._radius)].transpose(1, 0, 2), plan, known)
+                chain = model.chain
+                points = chain.places(chain.poses(posture))[:len(self._radius)]
+                self._measure(points.transpose(1, 0, 2), plan, known)
             self._path = known
         return self._path
 
@@ -331,8 +337,7 @@ class RobotGuard:
             if in_world and self._drive:
                 heading, error = self._drive_on(self._pose, manoeuvre.offset)
                 slack, seen, links = error[1:], _placed(points, heading), self._world_links
-                rate = np.abs(manoeuvre.velocity[:-1]) @ links.rates
-                change = np.abs(manoeuvre.acceleration) @ links.rates
+                rate, change = manoeuvre.sizes @ links.rates
             value, gradient = shapes.distance(seen.reshape(-1, 3))
             value = value.reshape(-1, samples, count)
             gradient = gradient.reshape(-1, samples, count, 3)
@@ -383,6 +388,10 @@ class RobotGuard:
         matrix = np.zeros((len(self.names), self._size))
         low, high = np.full(len(matrix), -np.inf), np.full(len(matrix), np.inf)
         row, excess = 0, self.excess(reference)
+        if self._sharper is not None:   # a limit that is kept was not looked at closely
+            excess = excess.copy()
+            excess[self._power_places] = np.maximum(
+                self._power_now, self._sharper()) - self.spec.power
         if self._pairs:
             self._distance_rows(reference, matrix, high)
             row = self._pairs
@@ -391,20 +400,18 @@ class RobotGuard:
             row += 1
         if self._dynamic:
             loads, edges = self._loads, len(self._edges)
-            payloads, count = loads.high.shape
+            payloads, count = loads.middle.shape
             blocks = matrix[row:].reshape(payloads, -1, self._size)
             blocks[:, :count] = loads.matrix
-            low[row:].reshape(payloads, -1)[:, :count] = loads.low
-            high[row:].reshape(payloads, -1)[:, :count] = loads.high
-            for place in range(payloads):
-                row += count
-                if edges:
-                    self._standing_rows(
-                        reference, place, matrix[row:row + edges], high[row:row + edges])
-                    row += edges
-                if self.spec.power:
-                    self._power_row(reference, place, matrix, high, row, float(excess[row]))
-                    row += 1
+            low[row:].reshape(payloads, -1)[:, :count] = -self._least - loads.middle
+            high[row:].reshape(payloads, -1)[:, :count] = self._most - loads.middle
+            for place in range(payloads if edges else 0):
+                here = slice(count, count + edges)
+                self._standing_rows(reference, place, blocks[place, here],
+                                    high[row:].reshape(payloads, -1)[place, here])
+            if self.spec.power:
+                places = self._power_places
+                matrix[places], high[places] = self._power_rows(reference, excess[places])
         return GuardRows(matrix, low, high, excess)
 
     def _distance_rows(
@@ -429,7 +436,7 @@ class RobotGuard:
                                    cosine * normal[1] - sine * normal[0], normal[2]])
             else:
                 jacobian[:, list(self._drive.values())] = 0.0
-            gradient = -(normal @ jacobian) * plan.manoeuvre.gain[sample] * self._stretch
+            gradient = -(normal @ jacobian) * plan.manoeuvre.gain(sample) * self._stretch
             row = obstacle * len(self._radius) + point
             matrix[row] = gradient
             left = pieces[obstacle, piece, point]
@@ -446,18 +453,21 @@ class RobotGuard:
         self, reference: np.ndarray, matrix: np.ndarray, high: np.ndarray, row: int,
     ) -> None:
         path, manoeuvre = self._follow(reference), self._plan(reference).manoeuvre
-        if path.tool is None or path.poses is None or not np.isfinite(self._allowed):
+        if path.tool is None or not np.isfinite(self._allowed):
             return   # slow
         sample = path.worst
         velocity = path.tool[sample]
         speed = math.sqrt(velocity @ velocity)
         if speed < 1e-9:
             return
-        by_velocity, by_position = self.model.chain.speed_slopes(
-            path.poses, sample, manoeuvre.velocity[sample], velocity / speed)
-        if sample > 1:
-            by_velocity *= manoeuvre.moving[sample - 1]   # what stands stays so
-        gradient = by_velocity + by_position * manoeuvre.gain[sample]
+        by_speed, by_position = self.model.tool_slopes(
+            self._start + manoeuvre.offset[sample], manoeuvre.velocity[sample], self._size)
+        direction = velocity / speed
+        gradient = direction @ by_speed
+        if sample > 1:   # what stands stays so
+            gradient *= manoeuvre.acceleration[sample] != 0.0
+        if sample:
+            gradient += direction @ by_position * manoeuvre.gain(sample)
         gradient *= self._moves * (1.0 + POSTURE)
         matrix[row] = gradient
         left = self._allowed * (1.0 - EDGE) - path.fastest * (1.0 + POSTURE)
@@ -484,18 +494,12 @@ class RobotGuard:
             columns[:, :, model.moving] = inertia[:, :, model.columns] / self._step
         offset = bias - columns @ previous
         torque, rest = columns[:, self._dofs], offset[:, self._dofs]
-        used = self._used
-        effort = self._effort[used]
-        matrix, middle = torque[:, used], rest[:, used]
-        low, high = -effort - middle, effort - middle
+        matrix, middle = torque[:, self._used], rest[:, self._used]
         if len(self._edges):
             # n . zmp <= b with zmp = (-m_y, m_x) / f_z about the floor, times f_z
-            tip = self._tipping @ columns[:, :6]
-            lift = offset[:, :6] @ self._tipping.T
-            matrix = np.concatenate([matrix, tip], axis=1)
-            low = np.concatenate([low, np.full_like(lift, -np.inf)], axis=1)
-            high = np.concatenate([high, -lift], axis=1)
-        return _Loads(matrix, low, high, torque, rest, bias[:, self._dofs])
+            matrix = np.concatenate([matrix, self._tipping @ columns[:, :6]], axis=1)
+            middle = np.concatenate([middle, offset[:, :6] @ self._tipping.T], axis=1)
+        return _Loads(matrix, middle, torque, rest, bias[:, self._dofs])
 
     def _force_excess(self, command: np.ndarray, refused: bool) -> np.ndarray:
         """
@@ -512,13 +516,15 @@ class RobotGuard:
         """
         plan, model, loads = self._plan(command), self.model, self._loads
         assert self._forces is not None
-        value = loads.matrix @ command
-        excess = np.maximum(value - loads.high, loads.low - value)
-        work = (loads.torque @ command + loads.rest) * command[self._moved]
-        power = np.maximum(work, 0.0).sum(axis=1)
         edges = len(self._edges)
+        now = loads.torque @ command + loads.rest
+        excess = np.abs(now[:, self._used]) - self._effort[self._used]
+        if edges:
+            tip = loads.matrix[:, -edges:] @ command + loads.middle[:, -edges:]
+            excess = np.concatenate([excess, tip], axis=1)
         # a command that is refused anyway need not be followed into its braking
         self._held_counts = np.zeros(len(excess), dtype=bool)
+        self._sharper = None
         later = None if refused or (excess > 0.0).any() else self._braking(plan)
         if later is not None:
             excess = np.maximum(excess, later[:, :excess.shape[1]])
@@ -529,6 +535,9 @@ class RobotGuard:
             parts.append(np.array([
                 edge[:, :2] @ center[:2] - edge[:, 2] for center in model.balance(end)]))
         if self.spec.power:
+            now *= command[self._moved]
+            power = np.add.reduce(np.maximum(now, 0.0), axis=1)
+            self._power_now = power
             if later is not None:
                 self._held_counts = later[:, -1] > power
                 power = np.maximum(power, later[:, -1])
@@ -551,21 +560,27 @@ class RobotGuard:
         """`_braking` by the samples of a manoeuvre: the finer they are, the sharper."""
         assert self._forces is not None
         forces, off = self._forces.along(self._start, manoeuvre)
-        rest = self.model.gravity(self._start + manoeuvre.offset[-1])
-        dofs, effort = self._torque_dofs, self._effort[self._used]
-        size = np.maximum.reduce(np.abs(forces), axis=1)   # at the greater end of each piece
-        size += off
-        torque = np.maximum(np.maximum.reduce(size, axis=1), np.abs(rest))[:, dofs] - effort
-        parts = [torque]
+        size, both = np.abs(forces), off.repeat(2, axis=0)
+        size[:, :-1] += both
+        parts = [np.maximum.reduce(size, axis=1)[:, self._torque_dofs] - self._effort[self._used]]
         if len(self._edges):
-            tipping = self._tipping
-            parts.append(np.maximum(
-                ((forces[..., :6] @ tipping.T).max(axis=1)
-                 + off[:, :6] @ np.abs(tipping).T).max(axis=1), rest[:, :6] @ tipping.T))
+            tipping = forces[..., :6] @ self._tipping.T
+            tipping[:, :-1] += both[:, :6] @ np.abs(self._tipping).T
+            parts.append(np.maximum.reduce(tipping, axis=1))
         if self.spec.power:
-            parts.append(greatest_power(
-                forces[..., self._dofs], off[:, self._dofs],
-                manoeuvre.velocity[:, self._moved])[:, None])
+            pieces = (len(forces), -1, 2, forces.shape[2])
+            # speeds are greatest at the beginning of a piece: a bound that mostly suffices
+            speed = manoeuvre.sizes[0][:, self._moved, None]
+            power = np.maximum.reduce(
+                size[:, :-1].reshape(pieces)[..., self._dofs] @ speed, axis=(1, 2))
+            sharper = partial(
+                greatest_power, forces[:, :-1].reshape(pieces)[..., self._dofs],
+                off[:, self._dofs], manoeuvre.velocity[:, self._moved])
+            if (power <= self.spec.power).all():
+                self._sharper = sharper
+            else:
+                power = sharper()[:, None]
+            parts.append(power)
         return np.concatenate(parts, axis=1)
 
     def _standing_rows(
@@ -576,37 +591,38 @@ class RobotGuard:
         end = self.model.configuration(self._start + plan.manoeuvre.offset[-1])
         center = self.model.balance(end)[place]
         jacobian = self.model.balance_jacobian(end, place, self._size)
-        edge = self._edges
-        matrix[:] = edge[:, :2] @ jacobian[:2] * plan.manoeuvre.gain[-1] * self._stretch
+        edge, gain = self._edges, plan.manoeuvre.gain(len(plan.manoeuvre.duration))
+        matrix[:] = edge[:, :2] @ jacobian[:2] * gain * self._stretch
         left = edge[:, 2] - EDGE - edge[:, :2] @ center[:2]
         high[:] = left - BACKOFF * np.maximum(-left, 0.0) + matrix @ reference
 
-    def _power_row(
-        self, reference: np.ndarray, place: int, matrix: np.ndarray, high: np.ndarray, row: int,
-        excess: float,
-    ) -> None:
-        """Power of the command itself or of holding it, linear about the reference."""
-        entries, loads = self.model.entries, self._loads
-        torque = loads.torque[place] @ reference + loads.rest[place]
-        speed, held = reference[entries], loads.held[place]
-        if excess > 0.0:
-            holding = self._held_counts[place]
-        else:   # the braking may not have been looked at
-            needed = np.maximum(held * speed, 0.0).sum()
-            holding = needed > np.maximum(torque * speed, 0.0).sum()
-            excess = max(excess, needed - (self.spec.power or 0.0))
-        if holding:   # not speeding up, but the speed itself
-            torque = held
-            gradient = np.zeros(self._size)
-            gradient[entries] = torque * (torque * speed > 0.0)
-        else:
-            working = torque * speed > 0.0
-            gradient = (speed * working) @ loads.torque[place]
-            gradient[entries] += torque * working
-        matrix[row] = gradient
-        allowed = self.spec.power or 0.0
-        back = POWER_BACKOFF * excess + POWER_BACK * allowed if excess > 0.0 else 0.0
-        high[row] = gradient @ reference - excess - back
+    def _power_rows(
+        self, reference: np.ndarray, excess: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Power of the command itself or of holding it, linear about the reference.
+
+        :param reference: `(A,)`.
+        :param excess: of the power, for each payload `(L,)` [W].
+        :return: rows `(L, A)` and their upper bounds `(L,)`.
+        """
+        entries, loads, limit = self.model.entries, self._loads, self.spec.power or 0.0
+        speed = reference[entries]
+        torque, held = loads.torque @ reference + loads.rest, loads.held
+        needed = np.add.reduce(np.maximum(held * speed, 0.0), axis=1)
+        now = np.add.reduce(np.maximum(torque * speed, 0.0), axis=1)
+        # of a limit that is kept the braking may not have been looked at
+        over = excess > 0.0
+        holding = np.where(over, self._held_counts, needed > now)[:, None]
+        excess = np.where(over, excess, np.maximum(excess, needed - limit))
+        # what is held does not speed up: its torque does not change with the command
+        torque = np.where(holding, held, torque)
+        working = torque * speed > 0.0
+        matrix = np.where(
+            holding, 0.0, ((speed * working)[:, None, :] @ loads.torque)[:, 0])
+        matrix[:, entries] += torque * working
+        back = np.where(excess > 0.0, POWER_BACKOFF * excess + POWER_BACK * limit, 0.0)
+        return matrix, matrix @ reference - excess - back
 
 
 _NOTHING = np.zeros(0)
@@ -634,8 +650,7 @@ class _Loads:
     """Rows of torque and tipping for each payload, and all torques: `torque @ u + rest`."""
 
     matrix: np.ndarray    # (L, rows, A)
-    low: np.ndarray       # (L, rows)
-    high: np.ndarray
+    middle: np.ndarray    # (L, rows): what the rows are at u = 0
     torque: np.ndarray    # (L, joints, A)
     rest: np.ndarray      # (L, joints)
     held: np.ndarray      # (L, joints), torque at constant speed

@@ -54,18 +54,16 @@ class Attached:
 
 
 class Chain:
-    """Joints, parents before children, and the points that are followed; the tool is the last."""
+    """Joints, parents before children, and the points that are followed."""
 
     def __init__(self, joints: tuple[Joint, ...], points: tuple[Attached, ...]) -> None:
         """
         Prepare the constant matrices.
 
         :param joints: parents come before children.
-        :param points: followed; of the last one the velocity is wanted.
+        :param points: followed.
         """
         self.joints, self.points = joints, points
-        # Frames are turned so that each joint's axis is its z axis, a column of its transform.
-        turned = np.array([_turn_z_to(joint.axis) for joint in joints]).reshape(-1, 4, 4)
         self._entries = np.array([joint.entry for joint in joints], dtype=np.intp)
         basis = np.zeros((len(joints), 4, 4, 4))
         for place, joint in enumerate(joints):
@@ -78,23 +76,15 @@ class Chain:
                 basis[place, 0, :3, :3] += cross @ cross
                 basis[place, 1, :3, :3] = cross
                 basis[place, 2, :3, :3] = -cross @ cross
-            back = turned[joint.parent].T if joint.parent >= 0 else np.eye(4)
-            basis[place] = back @ joint.placement @ basis[place] @ turned[place]
+            basis[place] = joint.placement @ basis[place]
         self._basis = basis.reshape(len(joints), 4, 16)
         self._parents = tuple(joint.parent for joint in joints)
         self._slides = any(joint.prismatic for joint in joints)
         # the root link's pose stands behind the joints'
         self._on = np.array([point.joint if point.joint >= 0 else len(joints)
                              for point in points], dtype=np.intp)
-        self._offset = np.array([
-            (turned[point.joint].T if point.joint >= 0 else np.eye(4)) @ [*point.offset, 1.0]
-            for point in points]).reshape(len(points), 1, 4, 1)
-        towards = self.path(points[-1].joint) if points else ()
-        self._towards: slice | np.ndarray = np.array(towards, dtype=np.intp)
-        if towards == tuple(range(len(towards))):
-            self._towards = slice(0, len(towards))   # a view is quicker than a copy
-        self._sliding = np.array([joints[place].prismatic for place in towards])[:, None, None] \
-            if any(joints[place].prismatic for place in towards) else None
+        self._offset = np.array(
+            [[*point.offset, 1.0] for point in points]).reshape(len(points), 1, 4, 1)
 
     def path(self, joint: int) -> tuple[int, ...]:
         """
@@ -141,72 +131,5 @@ class Chain:
         """
         return (poses[self._on] @ self._offset)[:, :, :3, 0]
 
-    def last_velocity(self, poses: np.ndarray, velocities: np.ndarray) -> np.ndarray:
-        """
-        How fast the last point moves, in the root's frame.
-
-        :param poses: see there.
-        :param velocities: of every action entry, `(S, A)`.
-        :return: `(S, 3)` [m/s].
-        """
-        levers = self._levers(poses)
-        levers *= velocities.T[self._entries[self._towards]][:, :, None]
-        return np.add.reduce(levers, axis=0)
-
-    def _levers(self, poses: np.ndarray) -> np.ndarray:
-        """Columns of the last point's Jacobian for the joints before it, `(K, S, 3)`."""
-        found = poses[self._towards]
-        axis = found[..., :3, 2]
-        arm = (poses[self._on[-1]] @ self._offset[-1, 0])[:, :3, 0] - found[..., :3, 3]
-        levers = axis.take(_NEXT, axis=2) * arm.take(_AFTER, axis=2)
-        levers -= axis.take(_AFTER, axis=2) * arm.take(_NEXT, axis=2)
-        return levers if self._sliding is None else np.where(self._sliding, axis, levers)
-
-    def speed_slopes(
-        self, poses: np.ndarray, sample: int, velocity: np.ndarray, direction: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """
-        How the last point's speed changes with velocities and positions of the entries.
-
-        With dJ_i/dq_j = z_j x J_i for j before i, else z_i x J_j, and v = sum J_i q_i',
-
-            dv/dq_j = z_j x sum_{i >= j} J_i q_i'  +  (sum_{i < j} z_i q_i') x J_j.
-
-        :param poses: see there.
-        :param sample: which.
-        :param velocity: of every action entry, `(A,)`.
-        :param direction: unit vector along the point's velocity.
-        :return: slopes by velocities and by positions, `(A,)` each.
-        """
-        here = poses[:, sample:sample + 1]
-        entries = self._entries[self._towards]
-        levers, axes = self._levers(here)[:, 0], here[self._towards][:, 0, :3, 2]
-        if self._sliding is not None:
-            axes = np.where(self._sliding[:, 0], 0.0, axes)
-        speeds = velocity[entries][:, None]
-        behind = np.add.accumulate((levers * speeds)[::-1])[::-1]
-        turned = axes * speeds
-        before = np.add.accumulate(turned) - turned
-        # n . (z x b) = z . (b x n),  n . (w x J) = J . (n x w)
-        across = behind.take(_NEXT, axis=1) * direction[_AFTER] \
-            - behind.take(_AFTER, axis=1) * direction[_NEXT]
-        along = direction[_NEXT] * before.take(_AFTER, axis=1) \
-            - direction[_AFTER] * before.take(_NEXT, axis=1)
-        by_velocity, by_position = np.zeros((2, len(velocity)))
-        by_velocity[entries] = levers @ direction
-        by_position[entries] = (axes * across + levers * along).sum(axis=1)
-        return by_velocity, by_position
-
-
-def _turn_z_to(axis: np.ndarray) -> np.ndarray:
-    """Rotation that brings the z axis to a unit vector, homogeneous, `(4, 4)`."""
-    other = np.eye(3)[np.abs(axis).argmin()]
-    first = np.cross(other, axis)
-    first /= np.linalg.norm(first)
-    turn = np.eye(4)
-    turn[:3, :3] = np.column_stack([first, np.cross(axis, first), axis])
-    return turn
-
 
 _IDENTITY = np.eye(4)
-_NEXT, _AFTER = np.array([1, 2, 0]), np.array([2, 0, 1])

@@ -33,18 +33,30 @@ class Manoeuvre:
 
     :param offset: way from where the command takes effect, `(S, A)`.
     :param velocity: of each entry, `(S, A)`.
-    :param gain: change of `offset` with the command, entry by entry, `(S, A)` [s].
-    :param moving: whether an entry still moves, at the samples of the braking, `(S - 1, A)` bool.
-    :param acceleration: on each piece between two samples, `(S - 1, A)`.
+    :param acceleration: on each piece, from each sample to the next; 0 from the last one on,
+        `(S, A)`.
     :param duration: of the pieces, `(S - 1,)` [s].
+    :param braked: for how long an entry has been braked, from the end of the hold on,
+        `(S - 1, A)` [s].
+    :param sizes: of speeds at the beginning of each piece and of its accelerations,
+        `(2, S - 1, A)`.
     """
 
     offset: np.ndarray
     velocity: np.ndarray
-    gain: np.ndarray
-    moving: np.ndarray
     acceleration: np.ndarray
     duration: np.ndarray
+    braked: np.ndarray
+    sizes: np.ndarray
+
+    def gain(self, sample: int) -> np.ndarray:
+        """
+        Change of `offset` with the command at a sample, entry by entry.
+
+        :param sample: any but the first, where it is 0.
+        :return: `(A,)` [s].
+        """
+        return self.duration[0] + self.braked[sample - 1]
 
 
 def hold_and_brake(
@@ -61,28 +73,33 @@ def hold_and_brake(
     """
     signed = np.copysign(deceleration, command)
     stop = command / signed
-    knots = np.concatenate([SHARES * np.maximum.reduce(stop), stop])
+    size, shares = len(command), len(SHARES)
+    count = shares + size + 1
+    knots = np.empty(count - 1)
+    np.multiply(SHARES, np.maximum.reduce(stop), out=knots[:shares])
+    knots[shares:] = stop
     knots.sort()
-    count, size = len(knots) + 1, len(command)
-    time = np.minimum(knots[:, None], stop)
-    lost = signed * time
-    offset, velocity, gain = np.empty((3, count, size))
-    gain[0] = offset[0] = 0.0
-    np.add(time, period, out=gain[1:])
-    np.multiply(gain[1:], command, out=offset[1:])
-    time *= lost
-    time *= 0.5
-    offset[1:] -= time
+    column = knots[:, None]
+    braked = np.minimum(column, stop)
+    samples = np.empty((3, count, size))
+    offset, velocity, acceleration = samples
     velocity[0] = command
-    np.subtract(command, lost, out=velocity[1:])
-    moving = knots[:, None] < stop
-    acceleration = np.empty((count - 1, size))
-    acceleration[0] = 0.0
-    np.multiply(moving[:-1], -signed, out=acceleration[1:])
+    slowed = velocity[1:]
+    np.multiply(braked, signed, out=slowed)
+    np.subtract(command, slowed, out=slowed)
+    # the mean of both speeds for that long, after the hold
+    way = offset[1:]
+    np.add(slowed, command, out=way)
+    way *= braked
+    way *= 0.5
+    way += command * period
+    offset[0] = acceleration[0] = 0.0
+    np.multiply(column < stop, -signed, out=acceleration[1:])
     duration = np.empty(count - 1)
     duration[0] = period
     np.subtract(knots[1:], knots[:-1], out=duration[1:])
-    return Manoeuvre(offset, velocity, gain, moving, acceleration, duration)
+    return Manoeuvre(
+        offset, velocity, acceleration, duration, braked, np.abs(samples[1:, :-1]))
 
 
 def finer(manoeuvre: Manoeuvre, parts: int) -> Manoeuvre:
@@ -91,20 +108,20 @@ def finer(manoeuvre: Manoeuvre, parts: int) -> Manoeuvre:
 
     :param manoeuvre: as `hold_and_brake` gives it.
     :param parts: 1 or more.
+    :return: without `braked`, which is that of the samples of `hold_and_brake`.
     """
     share = np.arange(parts)[:, None] / parts
     time = share * manoeuvre.duration[:, None, None]          # (N, parts, 1)
-    speed, slowing = manoeuvre.velocity[:-1, None], manoeuvre.acceleration[:, None]
+    speed, slowing = manoeuvre.velocity[:-1, None], manoeuvre.acceleration[:-1, None]
     size = manoeuvre.offset.shape[1]
 
     def whole(parts_of_pieces: np.ndarray, last: np.ndarray) -> np.ndarray:
         return np.concatenate([parts_of_pieces.reshape(-1, size), last[None]])
 
+    velocity = whole(speed + slowing * time, manoeuvre.velocity[-1])
+    acceleration = np.repeat(manoeuvre.acceleration, parts, axis=0)[:len(velocity)]
     return Manoeuvre(
         whole(manoeuvre.offset[:-1, None] + (speed + 0.5 * slowing * time) * time,
-              manoeuvre.offset[-1]),
-        whole(speed + slowing * time, manoeuvre.velocity[-1]),
-        np.repeat(manoeuvre.gain, parts, axis=0)[parts - 1:],
-        np.repeat(manoeuvre.moving, parts, axis=0),
-        np.repeat(manoeuvre.acceleration, parts, axis=0),
-        np.repeat(manoeuvre.duration / parts, parts))
+              manoeuvre.offset[-1]), velocity, acceleration,
+        np.repeat(manoeuvre.duration / parts, parts), np.zeros((0, size)),
+        np.abs([velocity[:-1], acceleration[:-1]]))

@@ -58,33 +58,34 @@ def nearest_command(
     metric = np.ones(size) if weights is None else weights
     low, high = constraints.low, constraints.high
     # rows without bounds are left out; NaN is no bound that is missing
-    used = ~((low == -np.inf) & (high == np.inf))
+    used = (low != -np.inf) | (high != np.inf)
     used[:size] = True
-    if not used.all():
-        low, high = low[used], high[used]
-        matrix, priority = constraints.matrix[used], constraints.priority[used]
-    else:
-        matrix, priority = constraints.matrix, constraints.priority
-    low, high = np.maximum(low, -INFINITE), np.minimum(high, INFINITE)
+    used = used.nonzero()[0]
+    matrix, priority = constraints.matrix[used], constraints.priority[used]
+    low, high = np.maximum(low[used], -INFINITE), np.minimum(high[used], INFINITE)
     # a sum is finite only if its terms are
-    if not math.isfinite(low.sum() + high.sum() + matrix.sum()):
+    if not math.isfinite(
+            np.add.reduce(low) + np.add.reduce(high) + np.add.reduce(matrix, axis=None)):
         return Nearest(None, fault='a row is not finite')
     sense = np.zeros(len(low), dtype=np.int32)
     relaxed: tuple[int, ...] = ()
-    levels = sorted({int(level) for level in priority[priority != HARD]}, reverse=True)
+    levels: list[int] | None = None
     hessian, linear = np.diag(metric), -metric * proposal
     while True:
         answer, flag = _solve(hessian, linear, matrix[size:], high, low, sense)
         if flag > 0:
             break
+        if levels is None:
+            levels = sorted({int(level) for level in priority if level != HARD}, reverse=True)
         if not levels:
             return Nearest(None, relaxed, f'no command keeps every hard row (DAQP says {flag})')
         relaxed += (levels.pop(0),)
         sense[priority == relaxed[-1]] = SOFT
     value = matrix @ answer
     excess = np.maximum(value - high, low - value)
-    excess[priority != HARD] = -np.inf
-    if not (excess <= TOLERANCE).all():   # false for NaN too; large values may be rounded more
+    if not np.maximum.reduce(excess) <= TOLERANCE:   # true for NaN too
+        excess[priority != HARD] = -np.inf
+    if not np.maximum.reduce(excess) <= TOLERANCE:   # large values may be rounded more
         scale = 1.0 + np.abs(matrix) @ np.abs(answer)
         if not (excess <= TOLERANCE * scale).all():
             return Nearest(None, relaxed, "the solver's answer breaks a hard row")

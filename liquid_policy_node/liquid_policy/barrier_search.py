@@ -71,56 +71,55 @@ class Found:
 
 
 class NearestSafe:
-    """One search, for one moment."""
+    """The search of one robot, for one moment at a time."""
 
     def __init__(
-        self, limits: Limits, settings: FilterSettings, guards: Sequence[Guard], moment: Moment,
-        box: Box,
+        self, limits: Limits, settings: FilterSettings, guards: Sequence[Guard],
     ) -> None:
         """
-        Take in the moment.
+        Prepare what does not change.
 
         :param limits: the robot's limits.
         :param settings: what the guarantee rests on.
         :param guards: limits of the whole robot.
-        :param moment: of the call.
-        :param box: safe commands of this moment, entry by entry; not empty.
         """
         self._limits, self._settings, self._guards = limits, settings, guards
-        self._moment, self._box = moment, box
-        for guard in guards:
-            guard.begin(moment)
-        if len(guards) == 1:
-            self._names, self._priority = guards[0].names, guards[0].priority
-        else:
-            self._names = tuple(name for guard in guards for name in guard.names)
-            self._priority = np.concatenate(
-                [np.zeros(0, dtype=np.intp), *(guard.priority for guard in guards)])
+        size = len(limits.names)
+        self._names = tuple(name for guard in guards for name in guard.names)
+        self._priority = np.concatenate(
+            [np.zeros(0, dtype=np.intp), *(guard.priority for guard in guards)])
+        self._eye = np.eye(size)
+        self._all_names = tuple(f'box/{name}' for name in limits.names) + self._names
+        self._all_priority = np.concatenate([np.zeros(size, dtype=np.intp), self._priority])
 
-    def find(self, proposal: Proposal) -> Found:
+    def find(self, proposal: Proposal, moment: Moment, box: Box) -> Found:
         """
         The nearest safe command.
 
         :param proposal: its action is finite, `(A,)`.
+        :param moment: of the call.
+        :param box: safe commands of this moment, entry by entry; not empty.
         """
+        self._moment, self._box = moment, box
+        for guard in self._guards:
+            guard.begin(moment)
         if self._settings.other_modes and proposal.means is not None \
                 and self._breaks_limits(proposal.action):
             other = self._other_mode(proposal)
             if other is not None:
                 return other
-        box, spread = self._box, self._spread(proposal)
+        spread = self._spread(proposal)
         if spread is not None:
             box = self._tighter_box(spread)
         action = proposal.action
-        too_low, too_high = action < box.low, action > box.high
-        changed = too_low | too_high
-        candidate = np.where(too_low, box.low, np.where(too_high, box.high, action))
-        active = []
-        if changed.any():
-            cause = np.where(too_low, *box.causes)
-            active = [f'{CAUSES[cause[index]]}/{self._limits.names[index]}'
-                      for index in np.flatnonzero(changed)]
-        amounts = [float(amount) for amount in np.abs(candidate - action)[changed]]
+        candidate = np.minimum(np.maximum(action, box.low), box.high)
+        changed = (candidate != action).nonzero()[0]
+        active, amounts = [], []
+        if len(changed):
+            by = candidate - action
+            cause = np.where(by > 0.0, *box.causes).tolist()
+            active = [f'{CAUSES[cause[index]]}/{self._limits.names[index]}' for index in changed]
+            amounts = np.abs(by)[changed].tolist()
         excess = self._excess(candidate)
         broken = (~(excess <= TOLERANCE)).nonzero()[0]  # NaN counts as broken
         if spread is not None and self._guards and not broken.size:
@@ -145,8 +144,6 @@ class NearestSafe:
         self, action: np.ndarray, candidate: np.ndarray, box: Box, spread: np.ndarray | None,
     ) -> tuple[np.ndarray | None, tuple[str, ...]]:
         """The nearest command by quadratic programmes, verified; None: brake."""
-        step = min(max(self._moment.elapsed, 0.0), self._settings.longest_period)
-        braking = brake(self._moment.previous, self._limits, step)
         constraints = self._rows(candidate, box, spread)
         size, notes = len(action), cast(tuple[str, ...], ())
         for round_ in range(ROUNDS):
@@ -162,7 +159,7 @@ class NearestSafe:
             if nearest.command is None:
                 # linearised far away, the rows may contradict each other; braking is safe
                 nearest = nearest_command(
-                    action, _allowing(braking, constraints), self._limits.weight)
+                    action, _allowing(self._braking(), constraints), self._limits.weight)
             if nearest.command is None:
                 return None, (f'{nearest.fault}; braking',)
             candidate = nearest.command
@@ -174,6 +171,7 @@ class NearestSafe:
             must = ~np.isin(self._priority, nearest.relaxed) if nearest.relaxed else _ALL
             if (self._excess(candidate)[must] <= TOLERANCE).all():
                 return candidate, notes
+        braking = self._braking()
         for share in SHARES:
             between = np.clip(braking + share * (candidate - braking), box.low, box.high)
             if (self._excess(between)[must] <= TOLERANCE).all():
@@ -185,6 +183,11 @@ class NearestSafe:
                 return kept, (*notes, 'braking now would break a limit; kept the last command, '
                               'which breaks none')
         return None, (*notes, 'no command between the nearest and braking is safe; braking')
+
+    def _braking(self) -> np.ndarray:
+        """The command one step closer to rest."""
+        step = min(max(self._moment.elapsed, 0.0), self._settings.longest_period)
+        return brake(self._moment.previous, self._limits, step)
 
     def _excess(self, command: np.ndarray) -> np.ndarray:
         """By how much a command breaks each limit of the whole robot."""
@@ -198,13 +201,12 @@ class NearestSafe:
         self, reference: np.ndarray, box: Box, spread: np.ndarray | None,
     ) -> LinearConstraints:
         """Every limit, linear about the reference."""
-        size, rows = len(reference), [guard.rows(reference) for guard in self._guards]
+        rows = [guard.rows(reference) for guard in self._guards]
         constraints = LinearConstraints(
-            np.concatenate([np.eye(size), *(row.matrix for row in rows)]),
+            np.concatenate([self._eye, *[row.matrix for row in rows]]),
             np.concatenate([box.low, *[row.low for row in rows]]),
             np.concatenate([box.high, *[row.high for row in rows]]),
-            tuple(f'box/{name}' for name in self._limits.names) + self._names,
-            np.concatenate([np.zeros(size, dtype=np.intp), self._priority]))
+            self._all_names, self._all_priority)
         if spread is None:
             return constraints
         return tighten(constraints, self._settings, spread)

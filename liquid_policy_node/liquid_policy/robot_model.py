@@ -11,6 +11,7 @@ composite-rigid-body algorithms; Carpentier et al., The Pinocchio C++ library, S
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -118,7 +119,7 @@ class RobotModel:
             self._add_point(model, name, spec) for name, spec in (points or {}).items()]
         self._tool_frame = None if tool is None else self._frame(model, tool)
         self._model, self._data = model, model.createData()
-        self._loaded = []
+        self._loaded: list[tuple[Any, Any]] = []
         for mass in sorted(set(payload)):
             loaded = model.copy()
             if mass > 0.0:
@@ -128,6 +129,9 @@ class RobotModel:
                 loaded.inertias[frame.parentJoint] = (
                     loaded.inertias[frame.parentJoint] + frame.placement.act(ball))
             self._loaded.append((loaded, loaded.createData()))
+        # for many samples in one call, where Pinocchio is built with it
+        self._pools = [pinocchio.ModelPool(loaded, 1) for loaded, _ in self._loaded] \
+            if hasattr(pinocchio, 'rneaInParallel') else []
         self.payloads = tuple(sorted(set(payload)))
         self.nv = model.nv
         self._aligned = pinocchio.ReferenceFrame.LOCAL_WORLD_ALIGNED
@@ -139,6 +143,10 @@ class RobotModel:
         self.plain = not floating and self.nv == len(self._rest) == len(names) and bool(
             (self._places == self.entries).all() and (self.dofs == self.entries).all())
         self.chain = self._read_chain(names)
+        # action entries in the order of the chain's joints; a slice is quicker
+        order = [joint.entry for joint in self.chain.joints]
+        self._order: Any = slice(0, len(order)) if order == list(range(len(names))) else order
+        self._probe = None if self._tool_frame is None else self._make_probe(model)
 
     def _frame(self, model: Any, name: str) -> int:
         if not model.existFrame(name):
@@ -178,6 +186,31 @@ class RobotModel:
         return Chain(tuple(joints), tuple(
             Attached(model.frames[frame].parentJoint - self._first,
                      model.frames[frame].placement.translation.copy()) for frame in frames))
+
+    def _make_probe(self, model: Any) -> tuple[Any, Any, Any]:
+        """
+        A robot without mass, but for 1 kg at the tool, on three sliding joints and weightless.
+
+        Asked for accelerations q' while everything stands, these joints need the force
+        1 kg * J q': the tool's velocity, from inverse dynamics (`tool_velocity`).
+        """
+        pin, probe = self._pin, self._pin.Model()
+        probe.gravity.linear = np.zeros(3)
+        root, still = 0, pin.SE3.Identity()
+        for axis in (pin.JointModelPX(), pin.JointModelPY(), pin.JointModelPZ()):
+            root = probe.addJoint(root, axis, still, f'root_{root}')
+        for index in range(self._first, model.njoints):
+            parent = model.parents[index]
+            probe.addJoint(
+                root if parent < self._first else parent - self._first + root + 1,
+                model.joints[index], model.jointPlacements[index], model.names[index])
+        frame = model.frames[self._tool_frame]
+        carrier = frame.parentJoint
+        probe.appendBodyToJoint(
+            root if carrier < self._first else carrier - self._first + root + 1,
+            pin.Inertia(1.0, np.zeros(3), np.zeros((3, 3))), frame.placement)
+        return probe, probe.createData(), \
+            pin.ModelPool(probe, 1) if hasattr(pin, 'rneaInParallel') else None
 
     def dof_of(self, place: int) -> int:
         """Place among the model's velocities of one of the chain's joints."""
@@ -303,43 +336,85 @@ class RobotModel:
         :param accelerations: `(S, nv)`.
         :return: for each payload `(payloads, S, nv)`, as in `dynamics`.
         """
-        rnea = self._pin.rnea
         forces = np.empty((len(self._loaded), len(configurations), self.nv))
         for place, (model, data) in enumerate(self._loaded):
-            for sample in range(len(configurations)):
-                forces[place, sample] = rnea(
-                    model, data, configurations[sample], velocities[sample],
-                    accelerations[sample])
+            self._rnea(model, data, self._pools[place] if self._pools else None,
+                       configurations, velocities, accelerations, forces[place])
         return forces
+
+    def _rnea(
+        self, model: Any, data: Any, pool: Any, configurations: np.ndarray,
+        velocities: np.ndarray, accelerations: np.ndarray, forces: np.ndarray,
+    ) -> None:
+        """Inverse dynamics of many samples; rows of the arrays, the last one is filled."""
+        # In one call it takes half the time, but sets the number of threads for the whole
+        # process, torch's included.
+        if pool is not None and 'torch' not in sys.modules:
+            self._pin.rneaInParallel(
+                1, pool, configurations.T, velocities.T, accelerations.T, forces.T)
+            return
+        rnea = self._pin.rnea
+        for sample, state in enumerate(zip(
+                configurations, velocities, accelerations, strict=True)):
+            forces[sample] = rnea(model, data, *state)
 
     def efforts_of_pieces(
         self, configurations: np.ndarray, velocities: np.ndarray, accelerations: np.ndarray,
-        used: np.ndarray,
     ) -> np.ndarray:
         """
-        Forces at both ends of pieces with constant accelerations, for each payload.
+        Forces at both ends of pieces with constant accelerations, and then, for each payload.
 
         :param configurations: at the N + 1 ends, `(N + 1, nq)`.
         :param velocities: likewise, `(N + 1, nv)`.
-        :param accelerations: of the pieces, `(N, nv)`.
-        :param used: which pieces are wanted, `(N,)` bool; the others' forces are 0.
-        :return: at the beginning and the end of each piece, `(payloads, 2, N, nv)`.
+        :param accelerations: of the pieces, and from the last end on, `(N + 1, nv)`.
+        :return: at the beginning and the end of each piece, one piece after the other, and last
+            with the acceleration that comes then, `(payloads, 2 N + 1, nv)`.
         """
-        rnea = self._pin.rnea
-        forces = np.zeros((len(self._loaded), 2, len(accelerations), self.nv))
-        # where a piece goes on as the one before it, one end serves both
-        on = (accelerations[1:] == accelerations[:-1]).all(axis=1) & used[:-1]
-        following = [False, *on.tolist()]
-        states = list(zip(configurations, velocities, strict=True))
-        wanted = [(piece, accelerations[piece], following[piece])
-                  for piece in used.nonzero()[0].tolist()]
-        for place, (model, data) in enumerate(self._loaded):
-            begin, end = forces[place]
-            for piece, change, follows in wanted:
-                begin[piece] = end[piece - 1] if follows else rnea(
-                    model, data, *states[piece], change)
-                end[piece] = rnea(model, data, *states[piece + 1], change)
-        return forces
+        return self.efforts(
+            configurations.repeat(2, axis=0)[1:], velocities.repeat(2, axis=0)[1:],
+            accelerations.repeat(2, axis=0)[:-1])
+
+    def tool_velocity(self, position: np.ndarray, speed: np.ndarray) -> np.ndarray:
+        """
+        How fast the joints move the tool, in the root's frame.
+
+        :param position: of every action entry, `(S, A)`; only joints are read.
+        :param speed: likewise, `(S, A)`.
+        :return: `(S, 3)` [m/s].
+        """
+        assert self._probe is not None
+        model, data, pool = self._probe
+        samples = len(position)
+        state = np.zeros((3, samples, model.nv))
+        state[0, :, 3:] = position[:, self._order]
+        state[2, :, 3:] = speed[:, self._order]
+        forces = np.empty((samples, model.nv))
+        self._rnea(model, data, pool, state[0], state[1], state[2], forces)
+        return forces[:, :3]
+
+    def tool_slopes(
+        self, position: np.ndarray, speed: np.ndarray, size: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        How the tool's velocity changes with speeds and positions of the joints.
+
+        :param position: of every action entry, `(A,)`; only joints are read.
+        :param speed: likewise, `(A,)`.
+        :param size: number A of action entries.
+        :return: derivatives by speeds and by positions, `(3, A)` each, in the root's frame.
+        """
+        pin, model, data = self._pin, self._model, self._data
+        velocity = np.zeros(self.nv)
+        velocity[self.dofs] = speed[self.entries]
+        pin.computeForwardKinematicsDerivatives(
+            model, data, self.configuration(position), velocity, np.zeros(self.nv))
+        frame = model.frames[self._tool_frame]
+        by_position, by_speed = pin.getPointVelocityDerivatives(
+            model, data, frame.parentJoint, frame.placement, self._aligned)
+        slopes = np.zeros((2, 3, size))
+        slopes[0][:, self.entries] = by_speed[:, self.dofs]
+        slopes[1][:, self.entries] = by_position[:, self.dofs]
+        return slopes[0], slopes[1]
 
     def balance(self, configuration: np.ndarray) -> list[np.ndarray]:
         """

@@ -50,7 +50,12 @@ def test_kinematics_are_those_of_pinocchio(seed, sliding):
     poses = model.chain.poses(position)
     found = model.chain.places(poses)
     assert found[:2].transpose(1, 0, 2) == pytest.approx(points, abs=1e-12)
-    assert model.chain.last_velocity(poses, speed) == pytest.approx(tool, abs=1e-12)
+    assert model.tool_velocity(position, speed) == pytest.approx(tool, abs=1e-12)
+    by_speed, by_position = model.tool_slopes(position[0], speed[0], JOINTS)
+    assert by_speed @ speed[0] == pytest.approx(tool[0], abs=1e-12)
+    for entry, step in enumerate(1e-6 * np.eye(JOINTS)):
+        ends = model.tool_velocity(position[0] + np.array([step, -step]), speed[:1].repeat(2, 0))
+        assert by_position[:, entry] == pytest.approx((ends[0] - ends[1]) / 2e-6, abs=1e-7)
 
 
 @given(seed=seeds, sliding=st.booleans(), share=st.floats(0.01, 1.0))
@@ -65,8 +70,7 @@ def test_speed_and_way_stay_within_their_bounds(seed, sliding, share):
         share * generator.uniform(limits.low, limits.high), limits.deceleration, PERIOD)
     _, tool = model.points(
         model.configuration(start + plan.offset), model.velocity(plan.velocity))
-    rate, change = np.abs(plan.velocity[:-1]) @ links.rates, np.abs(
-        plan.acceleration) @ links.rates
+    rate, change = plan.sizes @ links.rates
     bounds = fastest_between(
         np.linalg.norm(tool, axis=1), rate, change, plan.duration, links.lengths[-1])
     bound = bounds.max()
@@ -99,6 +103,8 @@ def test_forces_and_power_stay_within_their_bounds(seed, sliding, share):
     plan = hold_and_brake(
         share * generator.uniform(limits.low, limits.high), limits.deceleration, PERIOD)
     ends, off = bounds.along(start, plan)
+    assert ends[:, -1] == pytest.approx(model.gravity(start + plan.offset[-1]), abs=1e-9)
+    ends = ends[:, :-1].reshape(len(ends), -1, 2, model.nv)
     power = greatest_power(
         ends[..., model.dofs], off[:, model.dofs], plan.velocity[:, model.entries])
     x, worst = np.linspace(0.0, 1.0, FINE)[:, None], np.zeros(len(model.payloads))
@@ -107,7 +113,7 @@ def test_forces_and_power_stay_within_their_bounds(seed, sliding, share):
         forces = model.efforts(
             model.configuration(position), model.velocity(speed),
             model.velocity(np.tile(plan.acceleration[piece], (FINE, 1))))
-        chord = (1 - x) * ends[:, 0, None, piece] + x * ends[:, 1, None, piece]
+        chord = (1 - x) * ends[:, None, piece, 0] + x * ends[:, None, piece, 1]
         assert (np.abs(forces - chord) <= off[piece] + 1e-7).all()
         work = np.maximum(forces[..., model.dofs] * speed[:, model.entries], 0.0).sum(axis=2)
         worst = np.maximum(worst, work.max(axis=1))
@@ -129,8 +135,7 @@ def test_a_driving_base_is_followed_with_its_arc():
         command = generator.uniform(-0.6, 0.6, 7)
         start = np.concatenate([np.zeros(2), generator.uniform(-2.0, 2.0, JOINTS)])
         plan = hold_and_brake(command, deceleration, PERIOD)
-        rate = np.abs(plan.velocity[:-1]) @ links.rates
-        change = np.abs(plan.acceleration) @ links.rates
+        rate, change = plan.sizes @ links.rates
         bend = sagitta(rate, change, plan.duration, links.lengths[:2])
         x, y, yaw = 0.0, 0.0, 0.0
         for piece in range(len(plan.duration)):

@@ -57,10 +57,11 @@ def test_the_nearest_command_under_a_coupled_limit():
 def test_a_soft_limit_gives_way_and_a_hard_one_brakes():
     """At 1 rad/s each, a sum of at most 0 cannot be reached within one step."""
     for priority, state in ((1, State.LIMITING), (0, State.BRAKING)):
-        safety = SafetyFilter(arm_limits(JOINTS), guards=(SumLimit(10.0),))
+        guard = SumLimit(10.0, priority)
+        safety = SafetyFilter(arm_limits(JOINTS), guards=(guard,))
         for _ in range(20):
             safety.filter(np.ones(JOINTS), feedback(), 0.01)
-        safety.guards = (SumLimit(0.0, priority),)
+        guard.limit = 0.0
         result = safety.filter(np.ones(JOINTS), feedback(), 0.01)
         assert result.state == state
         assert result.command == pytest.approx(np.full(JOINTS, 0.9), abs=1e-3)

@@ -97,14 +97,15 @@ def test_the_gain_is_the_derivative_of_the_manoeuvre():
     """Against central differences, for the entry that brakes longest too."""
     deceleration = np.array([5.0, 4.0, 10.0])
     command = np.array([1.0, -1.7, 0.3])
-    gain = hold_and_brake(command, deceleration, 0.02).gain
+    manoeuvre = hold_and_brake(command, deceleration, 0.02)
+    gain = manoeuvre.gain(len(manoeuvre.duration))
     for entry in range(3):
         change = np.zeros(3)
         change[entry] = 1e-6
         # at the end of the braking every entry stands, whatever the sampled times are
         slope = (hold_and_brake(command + change, deceleration, 0.02).offset[-1]
                  - hold_and_brake(command - change, deceleration, 0.02).offset[-1]) / 2e-6
-        assert slope[entry] == pytest.approx(gain[-1, entry], rel=1e-6)
+        assert slope[entry] == pytest.approx(gain[entry], rel=1e-6)
 
 
 def test_a_finer_manoeuvre_is_the_same_one():
@@ -112,11 +113,13 @@ def test_a_finer_manoeuvre_is_the_same_one():
     deceleration, period = np.array([5.0, 4.0, 10.0]), 0.02
     coarse = hold_and_brake(np.array([1.0, -1.7, 0.3]), deceleration, period)
     fine = finer(coarse, 3)
-    for name in ('offset', 'velocity', 'gain'):
+    for name in ('offset', 'velocity'):
         assert getattr(fine, name)[::3] == pytest.approx(getattr(coarse, name), abs=1e-15)
     assert fine.duration.sum() == pytest.approx(coarse.duration.sum())
-    assert len(fine.moving) == len(fine.acceleration) == len(fine.duration)
+    assert len(fine.acceleration) == len(fine.velocity) == len(fine.duration) + 1
+    assert fine.sizes[0] == pytest.approx(np.abs(fine.velocity[:-1]))
+    assert fine.sizes[1] == pytest.approx(np.abs(fine.acceleration[:-1]))
     way = (0.5 * (fine.velocity[1:] + fine.velocity[:-1]) * fine.duration[:, None]).cumsum(axis=0)
     assert fine.offset[1:] == pytest.approx(way, abs=1e-14)
     assert np.diff(fine.velocity, axis=0) == pytest.approx(
-        fine.acceleration * fine.duration[:, None], abs=1e-14)
+        fine.acceleration[:-1] * fine.duration[:, None], abs=1e-14)
