@@ -25,6 +25,7 @@ from liquid_policy_node.resources import (
     find_parameters,
     share,
 )
+from liquid_policy_node.spelling import misspelt
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ ARGUMENTS = {
         *_SHARED,
     ),
 }
+
+
+SIMULATED = 'manipulator'   # the robot of the simulator's cell
+NODES = ('simulator', 'safety', 'perception', 'policy', 'trainer', 'recorder')
 
 
 class ArgumentError(ValueError):
@@ -152,12 +157,16 @@ def nodes(
     values = complete(arguments or {}, scenario)
     interface_path = find_interface(values['robot'])
     interface = load_interface(interface_path)
-    with open(find_parameters(values['robot']), encoding='utf-8') as file:
-        configured = yaml.safe_load(file) or {}
+    sim, running = values['sim'] == 'true', scenario == 'manipulator'
+    if sim and interface.robot != SIMULATED:
+        raise ArgumentError(
+            f'sim: the simulator has the robot {SIMULATED} only, came {interface.robot} '
+            f'({interface_path}); give sim:=false')
+    configured = _parameters(find_parameters(values['robot']))
     simulated = values['use_sim_time'] == 'true'
 
     def spec(package: str, executable: str, name: str, stage: int = 0, **parameters: Any):
-        own = configured.get(name, {}).get('ros__parameters', {})
+        own = configured.get(name, {})
         return NodeSpec(
             package, executable, name, values['namespace'],
             {**own, 'use_sim_time': simulated, **parameters}, values['log_level'],
@@ -165,7 +174,6 @@ def nodes(
 
     robot = str(interface_path)
     description = find_description(interface.description, interface_path)
-    sim, running = values['sim'] == 'true', scenario == 'manipulator'
     found = []
     if sim:
         found.append(spec('liquid_policy_sim', 'sim_node', 'simulator', 2,
@@ -189,6 +197,25 @@ def nodes(
     if values['record'] != 'false':
         found.append(spec('liquid_trainer_node', 'recorder_node', 'recorder', 2, robot=robot,
                           folder=_folder(values['record'])))
+    return found
+
+
+def _parameters(path: Path) -> dict[str, dict[str, Any]]:
+    """
+    Parameters by node.
+
+    :raises ArgumentError: for a file that is no parameter file, or a node's name misspelt.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
+        found = {name: dict((section or {}).get('ros__parameters') or {})
+                 for name, section in content.items()}
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise ArgumentError(
+            f'{path}: expected parameters by node and ros__parameters, came {error}') from None
+    slips = misspelt(found, NODES)
+    if slips:
+        raise ArgumentError(f'{path}: {slips}')
     return found
 
 

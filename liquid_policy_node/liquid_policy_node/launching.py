@@ -5,6 +5,7 @@ from __future__ import annotations
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
+    LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
 )
@@ -14,6 +15,7 @@ from launch_ros.actions import Node
 
 from launch import LaunchContext
 from liquid_policy_node import bringup
+from liquid_policy_node.spelling import misspelt
 
 
 def declare_arguments(scenario: str) -> list[DeclareLaunchArgument]:
@@ -51,7 +53,9 @@ def start_nodes(scenario: str) -> OpaqueFunction:
     def start(context: LaunchContext) -> list:
         given = {argument.name: context.launch_configurations[argument.name]
                  for argument in bringup.ARGUMENTS[scenario]}
-        actions: list = []
+        # launch passes over what nobody declares; it may be another launch file's, too.
+        slips = misspelt([word.partition(':=')[0] for word in context.argv], given)
+        actions: list = [LogInfo(msg=f'WARNING: {slips}')] if slips else []
         for spec in bringup.nodes(given, scenario):
             node = make_node(spec)
             ended = EmitEvent(event=Shutdown(reason=f'{spec.name} ended'))

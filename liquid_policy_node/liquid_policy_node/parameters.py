@@ -20,6 +20,8 @@ from rclpy.exceptions import (
 )
 from rclpy.parameter import Parameter
 
+from liquid_policy_node.spelling import misspelt
+
 Settings = TypeVar('Settings')
 
 _TYPES = {
@@ -92,7 +94,8 @@ def declare(
     :param settings_class: frozen dataclass, every field made by `parameter`.
     :param apply: called with the new settings after an accepted change.
     :return: the settings.
-    :raises SettingsError: if a given value has the wrong type or breaks a rule.
+    :raises SettingsError: if a given value has the wrong type or breaks a rule, or a name that
+        ROS would pass over in silence is nearly one of these.
     """
     hints = typing.get_type_hints(settings_class)
     specs = {item.name: item for item in fields(settings_class)}  # type: ignore[arg-type]
@@ -110,6 +113,9 @@ def declare(
             raise SettingsError(
                 f'parameter {name} of node {node.get_name()}: expected '
                 f'{kind.name.lower()}{hint}: {error}') from error
+    slips = misspelt(node._parameter_overrides, specs)
+    if slips:
+        raise SettingsError(f'parameters of node {node.get_name()}: {slips}')
     try:
         current = settings_class(**values)
     except SettingsError as error:

@@ -58,12 +58,14 @@ def find_description(description: str, interface: Path) -> Path:
     """
     The URDF or xacro an interface file names.
 
-    :param description: absolute, or relative to the interface file, or a shipped one.
+    :param description: absolute, or relative to the interface file, or a shipped one, or relative
+        to the working folder. That comes last: limits must not depend on where a shell stands.
     :param interface: path of the interface file.
     :raises FileNotFoundError: naming where it was looked for.
     """
-    places = [Path(description).expanduser(), interface.parent / description,
-              interface.parent.parent / 'urdf' / description, share() / 'urdf' / description]
+    given = Path(description).expanduser()
+    places = [interface.parent / given, interface.parent.parent / 'urdf' / given,
+              share() / 'urdf' / given, given]
     for place in places:
         if place.is_file():
             return place

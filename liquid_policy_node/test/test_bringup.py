@@ -81,6 +81,37 @@ def test_a_robot_or_checkpoint_that_is_not_there_is_named():
         bringup.nodes({'checkpoint': 'nowhere'})
 
 
+def test_only_the_simulated_robot_is_simulated():
+    with pytest.raises(ArgumentError, match='manipulator only, came six_axis_arm .*sim:=false'):
+        bringup.nodes({'robot': 'six_axis_arm'}, 'record')
+
+
+@pytest.mark.parametrize(('text', 'words'), [
+    ('safety: [1, 2', 'expected parameters by node'),
+    ('safety: 3', 'expected parameters by node'),
+    ('- safety', 'expected parameters by node'),
+    ('safty: {ros__parameters: {overshoot: 0.2}}', 'unknown safty, did you mean safety')])
+def test_a_wrong_parameter_file_is_refused(tmp_path, text, words):
+    """Else a robot would run with defaults its owner thinks are changed."""
+    shipped = bringup.find_interface('manipulator')
+    interface = tmp_path / 'own.interface.yaml'
+    interface.write_text(shipped.read_text())
+    (tmp_path / 'own.yaml').write_text(text)
+    with pytest.raises(ArgumentError, match=f'own.yaml: {words}'):
+        bringup.nodes({'robot': str(interface), 'sim': 'false'}, 'record')
+
+
+def test_a_description_in_the_working_folder_does_not_take_over(tmp_path, monkeypatch):
+    """The robot's limits are in it."""
+    interface = bringup.find_interface('manipulator')
+    beside = bringup.find_description('manipulator.urdf.xacro', interface)
+    (tmp_path / 'manipulator.urdf.xacro').write_text('<robot name="other"/>')
+    (tmp_path / 'mine.urdf').write_text('<robot name="mine"/>')
+    monkeypatch.chdir(tmp_path)
+    assert bringup.find_description('manipulator.urdf.xacro', interface) == beside
+    assert bringup.find_description('mine.urdf', interface) == Path('mine.urdf')
+
+
 def test_every_argument_is_described():
     """What `ros2 launch --show-args` and `run --help` show."""
     for arguments in bringup.ARGUMENTS.values():

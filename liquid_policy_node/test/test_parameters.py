@@ -51,6 +51,13 @@ def test_defaults_and_overrides_reach_the_dataclass(make_node):
     assert given == Example(low=0.2, speeds=(3.0,), mode='keen', on=False)
 
 
+def test_a_slip_in_a_name_is_refused(make_node):
+    """ROS would pass over it, and the limit somebody meant to set would not hold."""
+    with pytest.raises(SettingsError, match='unknown speed, did you mean speeds'):
+        declare(make_node(speed=[3.0]), Example)
+    assert declare(make_node(robot_ip='10.0.0.1'), Example) == Example()    # for other nodes
+
+
 def test_a_parameter_is_described_with_unit_range_and_when_it_counts(make_node):
     """What `ros2 param describe` shows."""
     node = make_node()

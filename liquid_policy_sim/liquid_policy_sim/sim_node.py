@@ -78,6 +78,11 @@ class SimNode(ManagedNode):
         """Build the cell and create the topics."""
         settings = self.settings
         self._interface = load_interface(find_interface(settings.robot))
+        missing = {'color', 'depth'} - set(self._interface.images)
+        if missing:
+            raise ValueError(
+                f'expected the interface of the cell\'s robot, with images color and depth; '
+                f'{settings.robot} lacks {", ".join(sorted(missing))}')
         self._simulated = settings.publish_clock or self.get_parameter('use_sim_time').value
         # When steps wait for their commands nothing else delays them; then the cell itself must.
         self._ahead = settings.real_time_factor > 0 and not settings.lock_step
