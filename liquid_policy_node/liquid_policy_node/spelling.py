@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-ALIKE = 0.85    # share of letters; 'overshot' and 'overshoot' have 0.94, 'robot_1' and 'robot' 0.83
+ALIKE = 0.85    # 'overshot' and 'overshoot' are alike by 0.94, 'robot_1' and 'robot' by 0.83
 
 
 def misspelt(given: Iterable[str], known: Iterable[str]) -> str:

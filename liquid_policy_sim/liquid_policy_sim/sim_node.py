@@ -81,7 +81,7 @@ class SimNode(ManagedNode):
         missing = {'color', 'depth'} - set(self._interface.images)
         if missing:
             raise ValueError(
-                f'expected the interface of the cell\'s robot, with images color and depth; '
+                f"expected the interface of the cell's robot, with images color and depth; "
                 f'{settings.robot} lacks {", ".join(sorted(missing))}')
         self._simulated = settings.publish_clock or self.get_parameter('use_sim_time').value
         # When steps wait for their commands nothing else delays them; then the cell itself must.
