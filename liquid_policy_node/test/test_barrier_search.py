@@ -133,6 +133,59 @@ def test_jerk_is_limited_and_gives_way_to_the_position_limit():
     assert 'position/joint_0' in blocked.active or 'acceleration/joint_0' in blocked.active
 
 
+def _driven(jerk, delay, seed, held, average=1):
+    """
+    Joints that follow the filter's commands, averaged over some periods, without a delay.
+
+    Proposals are noise that is held for some periods, at times there is none.
+
+    :return: commands and the averages that were followed `(ticks, A)`, positions between too,
+        states.
+    """
+    generator, step = np.random.default_rng(seed), 0.01
+    limits = replace(arm_limits(JOINTS, generator=generator), jerk=np.full(JOINTS, jerk))
+    safety = SafetyFilter(limits, FilterSettings(delay=delay, position_margin=0.0))
+    position, commands, followed, states, places = STILL + 2.0, [STILL] * average, [], [], []
+    for tick in range(400):
+        if tick % held == 0:
+            wanted = None if generator.random() < 0.2 else generator.choice(
+                [0.3, 3.0, 3.0]) * generator.choice([-1.0, 1.0], JOINTS)
+        result = safety.filter(wanted, JointFeedback(
+            position, followed[-1] if followed else STILL, np.full(JOINTS, np.nan)), step)
+        commands.append(result.command)
+        states.append(result.state)
+        followed.append(np.mean(commands[-average:], axis=0))
+        position = position + followed[-1] * step
+        places.append(position)
+    return limits, np.array(commands[average:]), np.array(followed), np.array(places), states
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_jerk_gives_way_by_no_more_than_both_accelerations(seed):
+    """What passes keeps it; whatever comes, the acceleration changes by a + d a period at most."""
+    limits, commands, _, _, states = _driven(700.0, 0.0, seed, 25)
+    rate = np.diff(commands, axis=0, prepend=STILL[None]) / 0.01
+    change = np.abs(np.diff(rate, axis=0, prepend=STILL[None]))
+    passing = np.array(states) == State.PASSING
+    assert passing.any() and (change[passing] <= 7.0 * (1.0 + 1e-9)).all()
+    assert (change > 7.0 * (1.0 + 1e-9)).any()   # braking does not wait for its jerk
+    assert (change <= (limits.acceleration + limits.deceleration) * (1.0 + 1e-9)).all()
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_averaged_commands_keep_jerk_and_position_while_braking_too(seed):
+    """Over (a + d) / jerk, which counts as delay: braking is as smooth, no limit is passed."""
+    jerk, step = 200.0, 0.01
+    count = int(np.ceil(20.0 / (jerk * step)))
+    limits, _, followed, places, states = _driven(jerk, count * step, seed, 130, count)
+    rate = np.diff(followed, axis=0, prepend=STILL[None]) / step
+    change = np.abs(np.diff(rate, axis=0, prepend=STILL[None]))
+    assert State.BRAKING in states and (np.abs(followed) > 0.3).any()
+    assert (change <= jerk * step * (1.0 + 1e-9)).all()
+    assert (places >= limits.lower).all() and (places <= limits.upper).all()
+    assert (np.abs(places) > 2.3).any()   # near enough to the limits to say something
+
+
 def test_a_slower_deceleration_lengthens_the_braking_distance_and_brakes_gently():
     """Half the deceleration: half as much per step, and a lower speed near the limit."""
     gentle = replace(arm_limits(JOINTS), deceleration=np.full(JOINTS, 5.0))
