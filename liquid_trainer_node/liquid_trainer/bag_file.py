@@ -347,7 +347,8 @@ class Bag:
 
 def find_bags(paths: str | Path | Collection[str | Path]) -> list[Path]:
     """
-    Give the bags among paths, each a bag, a storage file, or a folder with bags below it.
+    Give the bags among paths, each a bag, a storage file, or a folder with bags below it; what is
+    named twice is given once.
 
     Hidden folders below a folder are left out: that is where unfinished bags wait for a name.
 
@@ -366,7 +367,10 @@ def find_bags(paths: str | Path | Collection[str | Path]) -> list[Path]:
             found += below
         else:
             found.append(path)
-    return found
+    once: dict[Path, Path] = {}
+    for path in found:
+        once.setdefault(path.resolve(), path)
+    return list(once.values())
 
 
 def _unreadable(file: Path, error: Exception) -> BagError:

@@ -88,6 +88,7 @@ class Episode:
     :param dropped: ticks that were left out, by reason; of the whole marked episode.
     :param rejected: messages that were left out, by reason; of the whole marked episode.
     :param task: note of its marker: what was to be done, in words.
+    :param demonstration: its number within the bag; parts of one episode share it.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Episode:
     dropped: dict[str, int] = field(default_factory=dict)
     rejected: dict[str, int] = field(default_factory=dict)
     task: str = ''
+    demonstration: int = 0
 
     def __len__(self) -> int:
         return len(self.stamps)
@@ -176,10 +178,12 @@ class _BagReader:
                                    settings.actions)
 
     def episodes(self, progress: Callable[[int], None]) -> Iterator[Episode]:
-        marker = f'{self._namespace}/{EPISODE_TOPIC}'
+        marker = self._marker
         marked = self._bag.topics.get(marker) == EPISODE_TYPE
         wanted = {*self._routes, *([marker] if marked else [])}
-        open_episode = None if marked else self._builder(self._bag.path.name, 'unmarked')
+        begun = 0                   # demonstrations so far
+        ends: list[int | None] = []     # how each of them ends, once somebody must know before
+        open_episode = None if marked else self._builder(0, self._bag.path.name, 'unmarked')
         # A finished episode is held until the next one starts: it may yet be discarded.
         held: list[Episode] = []
         name, found, used = '', 0, Counter[str]()
@@ -196,7 +200,7 @@ class _BagReader:
             if record.topic == marker:
                 kind, name = record.message.kind, record.message.episode
                 if open_episode is not None:
-                    outcome = OUTCOMES.get(kind, 'failure')
+                    outcome = OUTCOMES.get(kind, 'unfinished')
                     if kind == DISCARD:
                         discarded += 1
                     else:
@@ -209,8 +213,9 @@ class _BagReader:
                 if kind == START:
                     found += len(held)
                     yield from _drain(held)
-                    open_episode = self._builder(name, 'unfinished',
+                    open_episode = self._builder(begun, name, 'unfinished',
                                                  getattr(record.message, 'note', ''))
+                    begun += 1
             elif open_episode is not None:
                 try:
                     open_episode.add(self._routes[record.topic], record)
@@ -219,7 +224,15 @@ class _BagReader:
                     open_episode.rejected[str(error)] += 1
                     reject(record.topic, str(error))
                 if open_episode.is_long:
-                    part = open_episode.take(rest=False)
+                    # Its first part is given before its end: it must be known already.
+                    ends = ends or (self._ends() if marked else [])
+                    end = ends[begun - 1] if marked else None
+                    if end == DISCARD:
+                        discarded += 1
+                        open_episode = None
+                        continue
+                    part = open_episode.take(
+                        rest=False, outcome=None if end is None else OUTCOMES.get(end))
                     found += len(part)
                     yield from _drain(part)
             for topic in rejected.keys() - used.keys():
@@ -249,19 +262,40 @@ class _BagReader:
         raise BagError(f'{self._bag.path}: all {rejected[topic]} messages of {topic} are '
                        f'unusable, the first because: {errors[topic]}')
 
-    def _builder(self, name: str, outcome: str, task: str = '') -> '_Builder':
-        return _Builder(self._interface, self._settings, name, outcome, str(self._bag.path), task)
+    @property
+    def _marker(self) -> str:
+        return f'{self._namespace}/{EPISODE_TOPIC}'
+
+    def _ends(self) -> list[int | None]:
+        """Read the markers only and say how each demonstration ends, None without an end."""
+        ends: list[int | None] = []
+        name, is_open = '', False
+        for record in self._bag.messages({self._marker}, rejected=lambda *_: None):
+            kind = record.message.kind
+            if kind == START:
+                ends.append(None)
+                name, is_open = record.message.episode, True
+            elif is_open or (kind == DISCARD and ends
+                             and record.message.episode in ('', name)):
+                ends[-1] = kind
+                is_open = False
+        return ends
+
+    def _builder(self, number: int, name: str, outcome: str, task: str = '') -> '_Builder':
+        return _Builder(self._interface, self._settings, number, name, outcome,
+                        str(self._bag.path), task)
 
 
 class _Builder:
     """Collects one episode."""
 
-    def __init__(self, interface: Interface, settings: ReadSettings, name: str, outcome: str,
-                 source: str, task: str = '') -> None:
+    def __init__(self, interface: Interface, settings: ReadSettings, number: int, name: str,
+                 outcome: str, source: str, task: str = '') -> None:
         self.dropped: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
         self._interface, self._settings = interface, settings
-        self._name, self._outcome, self._source, self._task = name, outcome, source, task
+        self._number, self._name, self._outcome = number, name, outcome
+        self._source, self._task = source, task
         self._aligner = Aligner(interface, settings.settle)
         features = interface.features if settings.images else None
         self._pairer = None if features is None else FramePairer(features)
@@ -384,7 +418,7 @@ class _Builder:
                 np.stack([self._vectors[row] for row in rows]), index[rows] - first,
                 images, stamps, actions[rows],
                 np.stack([self._targets[row] for row in rows]),
-                dict(self.dropped), dict(self.rejected), self._task))
+                dict(self.dropped), dict(self.rejected), self._task, self._number))
         for collected in (self._ticks, self._vectors, self._targets, self._index):
             del collected[:count]
         self._forget(int(ticks[-1]) if count else 0)

@@ -20,7 +20,7 @@ from liquid_policy.interface import Interface, parse_interface
 # than what the task asks for. 0 is "not measured".
 DEPTH_UNIT = 1e-4
 # Changes when what is cached changes its meaning.
-_FORMAT = 1
+_FORMAT = 2
 _ARRAYS = ('times', 'vectors', 'image_index', 'image_times', 'colors', 'depths', 'actions',
            'targets')
 
@@ -83,10 +83,13 @@ class StoredEpisodes(Sequence):
 
     :param names: of the episodes.
     :param places: their folders, or episodes that are in memory anyway.
+    :param demonstrations: the same for parts of one demonstration; each its own if left out.
     """
 
-    def __init__(self, names: Sequence[str], places: Sequence[Path | StoredEpisode]):
+    def __init__(self, names: Sequence[str], places: Sequence[Path | StoredEpisode],
+                 demonstrations: Sequence[str] = ()):
         self.names, self._places = list(names), list(places)
+        self.demonstrations = list(demonstrations) or [str(i) for i in range(len(self.names))]
 
     @classmethod
     def of(cls, episodes: Sequence[StoredEpisode]) -> StoredEpisodes:
@@ -109,7 +112,8 @@ class StoredEpisodes(Sequence):
     def chosen(self, numbers: Iterable[int]) -> StoredEpisodes:
         """Return some of the episodes."""
         numbers = list(numbers)
-        return StoredEpisodes([self.names[i] for i in numbers], [self._places[i] for i in numbers])
+        return StoredEpisodes([self.names[i] for i in numbers], [self._places[i] for i in numbers],
+                              [self.demonstrations[i] for i in numbers])
 
     def images(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the colours and depths of an episode; see `StoredEpisode`."""
@@ -160,25 +164,43 @@ def cached_episodes(paths: Iterable[str | Path], interface: Interface, folder: s
             progress(done, len(bags))
     names: list[str] = []
     places: list[Path | StoredEpisode] = []
+    demonstrations: list[str] = []
     for key in keys:
-        for number, name in enumerate(_names(folder / key)):
-            names.append(name)
-            places.append(folder / key / f'{number:05d}')
-    return StoredEpisodes(names, places)
+        index = _index(folder / key)
+        names += index['names']
+        places += [folder / key / f'{number:05d}' for number in range(len(index['names']))]
+        demonstrations += [f'{key}/{number}' for number in index['demonstrations']]
+    return StoredEpisodes(names, places, demonstrations)
 
 
 def write_stored(episodes: Iterable, folder: str | Path) -> int:
     """
-    Write aligned episodes; the index comes last, so that half a cache is never read.
+    Write aligned episodes beside and rename, so that half a cache is never read.
 
     :param episodes: what `liquid_trainer.bags.read_episodes` gives.
+    :param folder: of one bag; what another process has put there meanwhile stays.
     :return: how many were written.
     """
     folder = Path(folder)
     beside = folder.with_name(f'{folder.name}.{os.getpid()}.part')
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
+    try:
+        count = _write(episodes, beside)
+        try:
+            os.rename(beside, folder)
+        except OSError:     # somebody else was quicker, and may be reading
+            if not (folder / 'index.json').exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                os.rename(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return count
+
+
+def _write(episodes: Iterable, beside: Path) -> int:
     names: list[str] = []
+    demonstrations: list[int] = []
     for episode in episodes:
         place = beside / f'{len(names):05d}'
         place.mkdir()
@@ -194,21 +216,21 @@ def write_stored(episodes: Iterable, folder: str | Path) -> int:
                 value = store_depth(value)
             np.save(place / f'{name}.npy', value)
         names.append(str(episode.name))
-    (beside / 'index.json').write_text(json.dumps({'format': _FORMAT, 'names': names}))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(beside, folder)
+        demonstrations.append(int(episode.demonstration))
+    (beside / 'index.json').write_text(json.dumps(
+        {'format': _FORMAT, 'names': names, 'demonstrations': demonstrations}))
     return len(names)
 
 
 def load_stored(folder: str | Path) -> Iterator[StoredEpisode]:
     """Yield the episodes of one cached bag; images stay on disk until they are read."""
     folder = Path(folder)
-    names = _names(folder)
+    names = _index(folder)['names']
     yield from StoredEpisodes(names, [folder / f'{index:05d}' for index in range(len(names))])
 
 
-def _names(folder: Path) -> list[str]:
-    return json.loads((folder / 'index.json').read_text())['names']
+def _index(folder: Path) -> dict[str, list]:
+    return json.loads((folder / 'index.json').read_text())
 
 
 def bag_digest(bag: Path, interface: str) -> str:

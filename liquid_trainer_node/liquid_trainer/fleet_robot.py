@@ -51,7 +51,7 @@ def load_member(values: Mapping[str, Any], settings: FleetSettings) -> FleetMemb
     policy, loaded = load_start(values)
     cache = Path(str(values.get('cache', 'runs/cache')))
     episodes = cached_episodes(str(values['bags']).split(), loaded.interface, cache, 1)
-    learned, held = split_episodes(episodes.names, float(values.get('held_out', 0.2)),
+    learned, held = split_episodes(episodes.demonstrations, float(values.get('held_out', 0.2)),
                                    settings.seed)
     if not held:
         raise FleetError(f'bags: expected two episodes or more, came {len(episodes)}')

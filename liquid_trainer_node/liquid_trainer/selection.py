@@ -97,8 +97,9 @@ class SelectedEpisodes(StoredEpisodes):
 
     def __init__(self, episodes: StoredEpisodes, parts: Sequence[tuple[int, int, int]]):
         self._episodes, self._parts = episodes, list(parts)
-        super().__init__([f'{episodes.names[number]}' for number, _, _ in parts],
-                         [Path()] * len(parts))
+        super().__init__([episodes.names[number] for number, _, _ in parts],
+                         [Path()] * len(parts),
+                         [episodes.demonstrations[number] for number, _, _ in parts])
 
     def __getitem__(self, number):
         if isinstance(number, slice):
@@ -183,6 +184,7 @@ def chosen_episodes(choices: Sequence[Choice], paths: Iterable[str | Path], inte
               if choice.parts}
     names: list[str] = []
     places: list[Any] = []
+    demonstrations: list[str] = []
     parts: list[tuple[int, int, int]] = []
     for bag, number, episode in episodes_by_bag(paths, interface, cache, workers, progress):
         choice = wanted.pop((bag.resolve(), number), None)
@@ -192,6 +194,7 @@ def chosen_episodes(choices: Sequence[Choice], paths: Iterable[str | Path], inte
             parts.append((len(names), begin, end))
         names.append(episode.names[0])
         places += episode._places
+        demonstrations += episode.demonstrations
     if wanted:
         missing = [f'{bag.name} episode {number}' for bag, number in sorted(wanted)]
         raise ValueError(f'expected all chosen episodes among the bags, {len(missing)} are '
@@ -200,4 +203,4 @@ def chosen_episodes(choices: Sequence[Choice], paths: Iterable[str | Path], inte
     if not parts:
         raise ValueError('expected episodes to learn from, the list has chosen none of these '
                          'bags; make it anew with curate')
-    return SelectedEpisodes(StoredEpisodes(names, places), parts)
+    return SelectedEpisodes(StoredEpisodes(names, places, demonstrations), parts)

@@ -68,7 +68,8 @@ class Training:
         self.output = output
         stored = StoredEpisodes.of(episodes)
         names = stored.names
-        learned, held = split_episodes(names, settings.held_out, settings.seed)
+        learned, held = split_episodes(
+            stored.demonstrations, settings.held_out, settings.seed)
         tick = 1.0 / interface.rate
         self.data = Demonstrations(stored.chosen(learned), tick, output)
         self.held = Demonstrations(stored.chosen(held), tick, output) if held else None

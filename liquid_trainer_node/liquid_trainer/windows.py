@@ -205,10 +205,18 @@ def split_episodes(names: Sequence[str], held_out: float, seed: int) -> tuple[li
     """
     Return the numbers of the episodes to learn from, and of those held out.
 
-    :param names: of the episodes.
-    :param held_out: share to hold out; at least one episode when there are two.
+    :param names: of the episodes; parts of one demonstration have one name and stay together.
+    :param held_out: share to hold out; at least one demonstration when there are two.
     :param seed: of the choice.
     """
-    order = np.random.default_rng(seed).permutation(len(names))
-    count = min(max(1, round(held_out * len(names))), len(names) - 1) if held_out > 0 else 0
-    return sorted(order[count:].tolist()), sorted(order[:count].tolist())
+    members: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        members.setdefault(name, []).append(number)
+    groups = list(members.values())
+    order = np.random.default_rng(seed).permutation(len(groups))
+    count = min(max(1, round(held_out * len(groups))), len(groups) - 1) if held_out > 0 else 0
+
+    def numbers(chosen: np.ndarray) -> list[int]:
+        return sorted(number for group in chosen for number in groups[group])
+
+    return numbers(order[count:]), numbers(order[:count])

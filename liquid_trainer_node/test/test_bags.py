@@ -207,7 +207,8 @@ def test_markers_cut_episodes(tmp_path):
               *_drive(1.2, start + 2 * SECOND, first + 300)]
     episodes = _read(_record(tmp_path / 'bag', parts))
     assert [(episode.name, episode.outcome) for episode in episodes] == [
-        ('a', 'success'), ('b', 'failure'), ('e', 'failure'), ('f', 'unfinished')]
+        ('a', 'success'), ('b', 'failure'), ('e', 'unfinished'), ('f', 'unfinished')]
+    assert [episode.demonstration for episode in episodes] == [0, 1, 4, 5]
     for episode, first in zip(episodes, (0, 300, 1200, 1500), strict=True):
         assert _check(episode).tolist() == list(range(first + 2, first + 120))
 
@@ -224,6 +225,28 @@ def test_a_bag_of_discarded_episodes_is_no_error(tmp_path):
     parts = [_marker(START, 'a', 1000 * SECOND), *_drive(1.0),
              _marker(DISCARD, 'a', 1001 * SECOND)]
     assert _read(_record(tmp_path / 'bag', parts)) == []
+
+
+def test_a_long_episode_knows_its_end_when_its_first_part_is_given(tmp_path):
+    """One that is discarded at its end, or after it, gives no part at all."""
+    parts = []
+    for number, kinds in enumerate(((SUCCESS,), (DISCARD,), (SUCCESS, DISCARD), (FAILURE,), ())):
+        start = (1000 + 10 * number) * SECOND
+        parts += [_marker(START, str(number), start), *_drive(5.0, start),
+                  *(_marker(kind, str(number), start + (5 + place) * SECOND)
+                    for place, kind in enumerate(kinds))]
+    episodes = _read(_record(tmp_path / 'bag', parts), longest=1.0)
+    found = {}
+    for episode in episodes:
+        found.setdefault((episode.name, episode.demonstration, episode.outcome), []).append(
+            len(episode))
+    assert set(found) == {('0', 0, 'success'), ('3', 3, 'failure'), ('4', 4, 'unfinished')}
+    assert all(len(sizes) > 1 and sum(sizes) == 498 for sizes in found.values())
+
+
+def test_a_bag_named_twice_is_read_once(tmp_path):
+    one, two = (_record(tmp_path / 'bags' / name, _drive(0.1)) for name in ('x', 'y'))
+    assert find_bags([two, tmp_path / 'bags', one / '..' / 'y']) == [two, one]
 
 
 def test_several_bags_are_read_with_progress(tmp_path):

@@ -105,6 +105,32 @@ def test_split_keeps_episodes_whole_and_is_repeatable():
     assert split_episodes(['only'], 0.5, seed=0) == ([0], [])
 
 
+def test_parts_of_one_demonstration_stay_together():
+    """Else it would be scored on what lies between two things it has learned."""
+    names = [f'bag/{i // 3}' for i in range(30)]
+    learned, held = split_episodes(names, 0.3, seed=0)
+    assert len(held) == 9 and sorted(learned + held) == list(range(30))
+    assert not {names[i] for i in learned} & {names[i] for i in held}
+    assert split_episodes(['one', 'one'], 0.5, seed=0) == ([0, 1], [])
+
+
+def test_a_decoded_bag_that_somebody_may_be_reading_stays(tmp_path):
+    """Two trainings that start together decode the same bag; the second one to end gives way."""
+    write_stored([_Read(_episode(1))], tmp_path / 'bag')
+    stored = next(load_stored(tmp_path / 'bag'))
+    before = (tmp_path / 'bag' / '00000' / 'colors.npy').stat()
+    assert write_stored([_Read(_episode(1))], tmp_path / 'bag') == 1
+    assert (tmp_path / 'bag' / '00000' / 'colors.npy').stat().st_ino == before.st_ino
+    assert stored.name == next(load_stored(tmp_path / 'bag')).name
+    # What a full disk or an unreadable bag ends leaves nothing behind.
+    def broken():
+        yield _Read(_episode(2))
+        raise OSError('no space left')
+    with pytest.raises(OSError, match='no space'):
+        write_stored(broken(), tmp_path / 'other')
+    assert [path.name for path in tmp_path.iterdir()] == ['bag']
+
+
 def test_depth_is_kept_to_a_tenth_of_a_millimetre():
     depths = np.array([0.0, np.nan, np.inf, -1.0, 0.12345, 2.9999], np.float32)
     back = store_depth(depths) * DEPTH_UNIT
@@ -114,6 +140,8 @@ def test_depth_is_kept_to_a_tenth_of_a_millimetre():
 
 class _Read:
     """What the bag reader gives, as far as the cache looks at it."""
+
+    demonstration = 0
 
     def __init__(self, episode):
         self.__dict__.update(episode.__dict__)
