@@ -189,21 +189,28 @@ class Aligner:
         :param tick: a stamp from `ticks_ready`, not older than one asked for before [ns].
         """
         self._answered = tick if self._answered is None else max(tick, self._answered)
-        return self.ahead(tick)
+        return self._known(tick)
 
     def ahead(self, tick: int) -> Aligned:
         """
         Say what is known by now of a tick to come; it can still be answered.
 
+        The clock's own sample of that tick has not come yet. It is carried on from the last two,
+        for a policy that is shown joints which stand still while time goes by takes them for
+        stopped.
+
         :param tick: any time, not before the last tick [ns].
         """
+        return self._known(tick, self._clock)
+
+    def _known(self, tick: int, carried: '_Source | None' = None) -> Aligned:
         ages: dict[str, float] = {}
         stale: list[str] = []
         newest = 0
         parts: dict[str, np.ndarray] = {}
         features, image_stamp = None, None
         for name, source in self._sources.items():
-            found = source.at(tick)
+            found = source.at(tick) if source is not carried else source.carried(tick)
             if found is None:
                 ages[name] = float('inf')
             else:
@@ -310,7 +317,8 @@ class _Source:
         self.arrival = self.latency - min(jitter, self.latency)
         self.max_age = _ns(spec.max_age)
         self.reach = self.max_age + self.latency + _ns(2 / spec.rate)
-        self._delay = _ns(1 / spec.rate) if spec.align == 'interpolate' else None
+        self._interval = _ns(1 / spec.rate)
+        self._delay = self._interval if spec.align == 'interpolate' else None
         self._stamps: list[int] = []
         self._values: list[Any] = []
 
@@ -351,6 +359,19 @@ class _Source:
         share = (when - early) / (late - early)
         value = self._values[before] + share * (self._values[before + 1] - self._values[before])
         return value, early, late
+
+    def carried(self, tick: int) -> tuple[Any, int, int] | None:
+        """As `at`, but what is held goes on as from the sample before, for a period at most."""
+        found = self.at(tick)
+        if found is None or self._delay is not None or len(self._stamps) < 2:
+            return found
+        value, oldest, newest = found
+        before, last = self._stamps[-2:]
+        step = tick - self.latency - last
+        if newest != last or step <= 0 or last - before > 1.5 * self._interval:
+            return found
+        share = min(step, self._interval) / (last - before)
+        return value + share * (value - self._values[-2]), oldest, newest
 
 
 @dataclass

@@ -105,6 +105,20 @@ def test_what_comes_before_its_tick_can_be_asked_for_ahead():
     assert _tick(aligner, 1010 * MS, 2.0).vector.tolist() == [6.0, 2.0]
 
 
+def test_ahead_of_the_clock_its_samples_go_on_as_before():
+    """What moves evenly is known in advance; never further than one period."""
+    aligner = Aligner(_interface(latency=0.01, max_age=0.1))
+    for index in range(3):
+        _tick(aligner, 1000 * MS + index * 10 * MS, 0.5 * index)
+        aligner.push('imu', 1000 * MS + index * 10 * MS, [index])
+    for later, expected in ((0, 1.0), (4, 1.2), (10, 1.5), (30, 1.5)):
+        assert aligner.ahead((1020 + later) * MS).vector[1] == pytest.approx(expected)
+    assert aligner.ahead(1030 * MS).vector[0] == 2.0       # held: has come, no clock
+    assert aligner.at(1030 * MS).vector[1] == 1.0          # a tick only knows what was measured
+    _tick(aligner, 1050 * MS, 4.0)                         # after a gap nothing is known of speed
+    assert aligner.ahead(1060 * MS).vector[1] == 4.0
+
+
 def test_interpolation_holds_without_later_neighbour():
     aligner = Aligner(_interface(align='interpolate', latency=0.01, max_age=0.1, rate=100.0))
     aligner.push('imu', 960 * MS, [1.0])
