@@ -9,8 +9,10 @@ at most
 
     error = | M_p^-1 ((M_m - M_p) a + h_m - h_p) |,   over the payloads p and |a| <= limit,
 
-which is bounded once, over random postures; braking distances count with a deceleration that is
-smaller by twice that: once for the braking itself, once for the step before it.
+whose largest value over random postures is found at the start (sampled, not proven); braking
+distances count with a deceleration that is smaller by twice that: once for the braking itself,
+once for the step before it. Tool speed and distances are kept for all speeds the payload allows
+(`liquid_policy.barrier_effort_guard`).
 
 Source: Singletary, Kolathaya and Ames, Safety-critical kinematic control of robotic systems,
 IEEE L-CSS 6 (2022): a kinematic barrier made dynamic by inverse dynamics; Featherstone, Rigid Body
@@ -27,6 +29,7 @@ from liquid_policy.barrier import Filtered, SafetyFilter, State
 from liquid_policy.barrier_box import FilterSettings, JointFeedback, brake
 from liquid_policy.limits import Limits, LimitsError
 from liquid_policy.robot_model import RobotModel
+from liquid_policy.safety_spec import SafetySpec
 
 POSTURES = 300      # over which the payload's error is bounded
 SHORTEST_STEP = 1e-4   # [s]; a shorter time since the last call counts as this
@@ -38,7 +41,7 @@ class EffortFilter:
 
     def __init__(
         self, limits: Limits, model: RobotModel, settings: FilterSettings | None = None,
-        armature: np.ndarray | None = None,
+        armature: np.ndarray | None = None, spec: SafetySpec | None = None,
     ) -> None:
         """
         Bound what the unknown payload does.
@@ -48,6 +51,8 @@ class EffortFilter:
         :param settings: what the guarantee rests on.
         :param armature: inertia of the motors' rotors, felt at the joints, of which URDF says
             nothing, `(A,)` [kg m2]; None: none.
+        :param spec: tool speed, separation and obstacles to be kept; the model has its points and
+            tool. None: none.
         :raises LimitsError: if the payload's range leaves too little to brake with.
         """
         if not limits.joint.all():
@@ -66,7 +71,17 @@ class EffortFilter:
                 f'{model.payloads[-1]:g} kg leaves {left[worst]:.3g} of '
                 f'{limits.deceleration[worst]:g} rad/s2 to brake with; narrow the payload or '
                 'raise the deceleration')
-        self._core = SafetyFilter(replace(limits, deceleration=left), self.settings)
+        gentle = replace(limits, deceleration=left)
+        self._guard = None
+        if spec is not None and (spec.tool_speed is not None or spec.obstacles
+                                 or spec.separation is not None):
+            # only here, for the others do without it
+            from liquid_policy.barrier_effort_guard import EffortGuard
+            self._guard = EffortGuard(
+                gentle, self.settings, replace(spec, torque=False), model,
+                limits.deceleration + 2.0 * self.payload_error)
+        self.guards = () if self._guard is None else (self._guard,)
+        self._core = SafetyFilter(gentle, self.settings, self.guards)
         self._position: np.ndarray | None = None
 
     @property
@@ -93,7 +108,7 @@ class EffortFilter:
 
     def filter(
         self, proposal: np.ndarray | None, feedback: JointFeedback | None, elapsed: float,
-        reasons: tuple[str, ...] = (),
+        reasons: tuple[str, ...] = (), human_distance: float = np.inf,
     ) -> Filtered:
         """
         The torques for this moment.
@@ -103,6 +118,7 @@ class EffortFilter:
             last known posture is held against gravity.
         :param elapsed: time since the last call [s]; taken for the time to the next one too.
         :param reasons: why proposal or feedback are None, if they are.
+        :param human_distance: distance of the nearest human [m]; infinite without one.
         :return: torques within the effort limits. Amounts are velocities [rad/s], of `effort/...`
             torques [N m].
         """
@@ -122,23 +138,29 @@ class EffortFilter:
             wanted, spread = 0.5 * (ends[0] + ends[1]), 0.5 * np.abs(ends[0] - ends[1])
         elif proposal is not None:
             reasons = (*reasons, f'proposal: expected {size} finite torques')
+        # what is found instead leads to accelerations within the limits
+        error = self.payload_error * step
+        if self._guard is not None:
+            self._guard.doubt = error
         self._core.reset(feedback)
-        result = self._core.filter(wanted if usable else None, feedback, elapsed, reasons)
+        result = self._core.filter(
+            wanted if usable else None, feedback, elapsed, reasons, human_distance)
         box = self._core.box
-        if not usable or box is None:
+        if not usable or box is None or result.state == State.BRAKING:
             target = brake(velocity, limits, step)
             return replace(result, command=self._within(
                 self._torque(dynamics, (target - velocity) / step)))
         inside = (box.low + spread <= wanted) & (wanted <= box.high - spread)
         asked = np.array(proposal, dtype=float)
-        if inside.all() and (np.abs(asked) <= limits.effort).all():
+        safe = bool(inside.all()) and result.state == State.PASSING and (
+            self._guard is None or self._guard.keeps(wanted, spread))
+        if safe and (np.abs(asked) <= limits.effort).all():
             return Filtered(asked, State.PASSING)
-        # the target's own error is that of accelerations within the limits
-        middle, error = 0.5 * (box.low + box.high), self.payload_error * step
-        target = np.clip(wanted, np.minimum(box.low + error, middle),
+        middle = 0.5 * (box.low + box.high)
+        target = np.clip(result.command, np.minimum(box.low + error, middle),
                          np.maximum(box.high - error, middle))
         torque = self._torque(dynamics, (target - velocity) / step)
-        if inside.all():
+        if safe:
             torque = asked
         command = self._within(torque)
         cut = np.flatnonzero(command != torque)

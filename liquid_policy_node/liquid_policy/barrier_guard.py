@@ -80,7 +80,7 @@ def separation_speed(spec: SeparationSpec, distance: float) -> float:
 
 
 @dataclass(eq=False, slots=True)
-class _Plan:
+class Plan:
     """A command's manoeuvre in the joints."""
 
     command: bytes              # as they lie in memory: the quickest exact comparison
@@ -196,7 +196,7 @@ class RobotGuard:
         self._power_places = np.array(
             [place for place, name in enumerate(names) if name.startswith('power/')], dtype=int)
         self._sharper: Callable[[], np.ndarray] | None = None
-        self._planned: _Plan | None = None
+        self._planned: Plan | None = None
         self._path: _Path | None = None
         self._exceeded: tuple[bytes, np.ndarray] | None = None
 
@@ -252,13 +252,13 @@ class RobotGuard:
 
     # Limits along the manoeuvre.
 
-    def _plan(self, command: np.ndarray) -> _Plan:
+    def _plan(self, command: np.ndarray) -> Plan:
         """The command's manoeuvre; kept for the same command."""
         key = command.tobytes()
         if self._planned is None or self._planned.command != key:
             moving = command * self._moves
             manoeuvre = hold_and_brake(moving, self._deceleration, self.settings.longest_period)
-            self._planned = _Plan(key, manoeuvre, *(manoeuvre.sizes @ self._links.rates))
+            self._planned = Plan(key, manoeuvre, *(manoeuvre.sizes @ self._links.rates))
             self._path = None
         return self._planned
 
@@ -292,14 +292,14 @@ class RobotGuard:
             self._path = known
         return self._path
 
-    def _slow(self, plan: _Plan) -> float | None:
+    def _slow(self, plan: Plan) -> float | None:
         """A bound of the tool's speed from the joints' speeds, if that is low enough."""
         if not self._speed_limited:
             return 0.0
         bound = float(plan.rate[0] @ self._links.lengths[-1])
         return bound if bound <= self._allowed else None
 
-    def _far(self, plan: _Plan) -> np.ndarray | None:
+    def _far(self, plan: Plan) -> np.ndarray | None:
         """
         Least distances to the margins `(O, P)` by how far points can move, if none is broken.
 
@@ -321,10 +321,14 @@ class RobotGuard:
                 self._pose[2] - pose[2]) * self._world_links.lengths.sum(axis=1)[:count]
         else:
             moved = self._links.travel(way)[:count]
-        room = clearance - moved - self.spec.distance_margin + self._keep
+        room = clearance - moved - self.spec.distance_margin + self._keep - self._slack(plan)
         return room if (room > 0.0).all() else None
 
-    def _measure(self, points: np.ndarray, plan: _Plan, path: _Path) -> None:
+    def _slack(self, plan: Plan) -> np.ndarray | float:
+        """How far points can be from where they are reckoned to be [m]; see `EffortGuard`."""
+        return 0.0
+
+    def _measure(self, points: np.ndarray, plan: Plan, path: _Path) -> None:
         """Find the distances of the points `(S, P, 3)` along their way."""
         manoeuvre, (samples, count) = plan.manoeuvre, points.shape[:2]
         heading = np.zeros((samples, 3))
@@ -349,8 +353,9 @@ class RobotGuard:
         distance -= self._radius
         self._anchor = (self._start, self._pose, distance[:, 0])
         # What is too near already may stay there, not come nearer.
-        least = np.minimum(distance[:, 0], self.spec.distance_margin) - self._keep
-        path.pieces = lowest - (self._radius + least)[:, None]
+        off = self._slack(plan)
+        least = np.minimum(distance[:, 0] - off, self.spec.distance_margin) - self._keep
+        path.pieces = lowest - (self._radius + off + least)[:, None]
         path.room, path.heading = path.pieces.min(axis=1), heading
         path.distance, path.normal = distance, normal
 
@@ -443,7 +448,7 @@ class RobotGuard:
             back = BACKOFF * -left + STEP_BACK if left < 0.0 else 0.0
             high[row] = left - EDGE - back + gradient @ reference
 
-    def _jacobian(self, plan: _Plan, sample: int, point: int) -> np.ndarray:
+    def _jacobian(self, plan: Plan, sample: int, point: int) -> np.ndarray:
         """How a point, -1 for the tool, moves with the entries at a sample, `(3, A)`."""
         return self.model.point_jacobian(
             self.model.configuration(self._start + plan.manoeuvre.offset[sample]), point,
@@ -544,7 +549,7 @@ class RobotGuard:
             parts.append(power[:, None] - self.spec.power)
         return np.concatenate(parts, axis=1).ravel()
 
-    def _braking(self, plan: _Plan) -> np.ndarray:
+    def _braking(self, plan: Plan) -> np.ndarray:
         """
         Excess of torques and tipping and total power while held, braked and at rest.
 

@@ -16,11 +16,10 @@ from liquid_policy.barrier_search import Proposal
 from liquid_policy.interface import Interface
 from liquid_policy.limits import LimitsError, limits_of, load_urdf
 from liquid_policy.robot_model import RobotModel
+from liquid_policy.safety_spec import SafetySpec
 
 # Limits of the whole robot that a torque filter does not keep; refused rather than ignored.
-UNKEPT = ('power', 'tool_speed', 'tip_margin', 'separation')
-
-
+UNKEPT = ('power', 'tip_margin')
 LONGEST_AHEAD = 0.1   # joint states are not made newer than this [s]
 
 
@@ -32,8 +31,6 @@ class EffortSafety:
     torque takes effect, by forward dynamics under the torque in effect, with the middle payload.
     """
 
-    guards: tuple[Guard, ...] = ()
-
     def __init__(self, core: EffortFilter) -> None:
         """
         Wrap a filter.
@@ -42,6 +39,7 @@ class EffortSafety:
         """
         self._core = core
         self.limits = core.limits
+        self.guards: tuple[Guard, ...] = core.guards
         self._torque: np.ndarray | None = None
 
     @property
@@ -68,10 +66,11 @@ class EffortSafety:
         """
         The torques for this moment; see `EffortFilter.filter`.
 
-        :param human_distance: without effect; `load_safety` refuses limits that need it.
+        :param human_distance: distance of the nearest human [m]; infinite without one.
         """
         action = proposal.action if isinstance(proposal, Proposal) else proposal
-        result = self._core.filter(action, self._ahead(feedback), elapsed, reasons)
+        result = self._core.filter(
+            action, self._ahead(feedback), elapsed, reasons, human_distance)
         self._torque = result.command
         return result
 
@@ -108,16 +107,12 @@ def load_safety(
     limits = limits_of(interface, urdf, joint_limits_file)
     if not limits.torques:
         return filter_of(interface, limits, urdf, settings)
-    spec = interface.safety
-    unkept = [] if spec is None else [name for name in UNKEPT if getattr(spec, name) is not None]
-    if spec is not None and spec.obstacles:
-        unkept.append('obstacles')
+    spec = interface.safety or SafetySpec()
+    unkept = [name for name in UNKEPT if getattr(spec, name) is not None]
     if unkept:
         raise LimitsError(
-            f'safety: expected nothing but tool and payload for a robot that is told torques, '
-            f'came {", ".join(unkept)}; these are kept for velocity controllers only')
-    payload, tool = (0.0, 0.0), None
-    if spec is not None:
-        payload, tool = (spec.payload[0], spec.payload[1]), spec.tool
-    model = RobotModel(urdf, limits.names, limits.joint, tool=tool, payload=payload)
-    return EffortSafety(EffortFilter(limits, model, settings, limits.armature))
+            f'safety: expected no {" and no ".join(unkept)} for a robot that is told torques, for '
+            'which it is not kept; remove it, or command the robot by speeds')
+    model = RobotModel(
+        urdf, limits.names, limits.joint, spec.points, spec.tool, spec.payload, floating=False)
+    return EffortSafety(EffortFilter(limits, model, settings, limits.armature, spec))

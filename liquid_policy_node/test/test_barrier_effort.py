@@ -6,24 +6,38 @@ import pytest
 pytest.importorskip('pinocchio')
 pytest.importorskip('mujoco')
 
+from dataclasses import replace
+
 import mujoco
 from random_robot import arm_limits, random_urdf
 
 from liquid_policy.barrier import FilterSettings, JointFeedback, ReleaseRefused, State
 from liquid_policy.barrier_effort import EffortFilter
+from liquid_policy.barrier_guard import separation_speed
+from liquid_policy.barrier_shapes import Shapes
 from liquid_policy.limits import LimitsError
 from liquid_policy.robot_model import RobotModel
+from liquid_policy.safety_spec import ObstacleSpec, PointSpec, SafetySpec, SeparationSpec
 
 JOINTS, TICK, PAYLOAD, ARMATURE = 3, 0.005, 0.2, 0.2
 RULES = FilterSettings(longest_period=0.01, delay=0.0, position_margin=0.02)
 
 
-def make_filter(seed, payload=(0.0, PAYLOAD)):
+POINTS = {'tool': PointSpec('tool', 'tool', 0.03), 'elbow': PointSpec('elbow', 'link_1', 0.05)}
+CELL = SafetySpec(
+    tool='tool', tool_speed=0.6, distance_margin=0.02, points=POINTS, obstacles={
+        'floor': ObstacleSpec('floor', 'plane', normal=(0.0, 0.0, 1.0), offset=0.0),
+        'post': ObstacleSpec('post', 'capsule', start=(0.4, 0.0, 0.0), end=(0.4, 0.0, 1.0),
+                             radius=0.05)})
+
+
+def make_filter(seed, payload=(0.0, PAYLOAD), spec=None):
     """A filter for a random arm whose motors are strong enough."""
     urdf = random_urdf(np.random.default_rng(seed), JOINTS)
     limits = arm_limits(JOINTS, acceleration=30.0)
-    model = RobotModel(urdf, limits.names, limits.joint, tool='tool', payload=payload)
-    return EffortFilter(limits, model, RULES, np.full(JOINTS, ARMATURE)), urdf
+    model = RobotModel(urdf, limits.names, limits.joint, {} if spec is None else spec.points,
+                       tool='tool', payload=payload, floating=False)
+    return EffortFilter(limits, model, RULES, np.full(JOINTS, ARMATURE), spec), urdf
 
 
 def plant(urdf, payload):
@@ -82,9 +96,69 @@ def test_positions_and_speeds_hold_under_any_torque(kind, payload):
         assert result.state == State.BRAKING and np.abs(data.qvel).max() < 0.5
 
 
-def test_a_safe_torque_passes_bit_for_bit():
-    """Holding the middle payload against gravity."""
-    safety, _ = make_filter(7)
+def measured(safety, data):
+    """Clearance of the nearest watched ball [m], its slope, and the tool's speed [m/s]."""
+    points, tool = safety.model.points(data.qpos[None], data.qvel[None])
+    distance, normal = Shapes(list(CELL.obstacles.values())).distance(points[0])
+    distance = distance - np.array([point.radius for point in POINTS.values()])
+    body, point = np.unravel_index(distance.argmin(), distance.shape)
+    slope = normal[body, point] @ safety.model.point_jacobian(data.qpos, int(point), JOINTS)
+    return distance.min(), slope, float(np.linalg.norm(tool[0]))
+
+
+@pytest.mark.parametrize(('seed', 'payload'), [(1, 0.0), (8, PAYLOAD)])
+def test_tool_speed_and_distance_hold_under_any_torque(seed, payload):
+    """Full torque, into the obstacle or at random, noise, silence: MuJoCo stays within limits."""
+    generator = np.random.default_rng(seed)
+    safety, urdf = make_filter(seed, spec=CELL)
+    model, data = plant(urdf, payload)
+    for _ in range(500):
+        data.qpos[:] = generator.uniform(-1.5, 1.5, JOINTS)
+        if measured(safety, data)[0] > 0.1:
+            break
+    wanted, nearest, fastest, limited = np.zeros(JOINTS), np.inf, 0.0, set()
+    for tick in range(300):
+        kind = max(0, tick - 120) // 45 % 4
+        if kind == 0:
+            wanted = -500.0 * np.sign(measured(safety, data)[1])
+        elif kind == 1 and tick % 20 == 0:
+            wanted = 500.0 * generator.choice([-1.0, 1.0], JOINTS)
+        elif kind == 2:
+            wanted = generator.normal(0.0, 100.0, JOINTS)
+        feedback = JointFeedback(
+            data.qpos.copy(), data.qvel.copy(), np.full(JOINTS, np.nan), 0.0)
+        result = safety.filter(None if kind == 3 else wanted, feedback, TICK)
+        limited |= {name.partition('/')[0] for name in result.active}
+        data.ctrl[:] = result.command
+        for _ in range(5):
+            mujoco.mj_step(model, data)
+            clearance, _, speed = measured(safety, data)
+            nearest, fastest = min(nearest, clearance), max(fastest, speed)
+    assert nearest > 0.0 and fastest < 0.6
+    assert fastest > 0.1 and {'speed', 'distance'} <= limited
+
+
+def test_a_near_human_slows_a_robot_told_torques():
+    """The same torque with and without a human at 0.4 m."""
+    spec = replace(CELL, tool_speed=None, obstacles={}, points={}, separation=SeparationSpec())
+    speeds = []
+    for human in (np.inf, 0.4):
+        safety, urdf = make_filter(1, spec=spec)
+        model, data = plant(urdf, 0.0)
+        for _ in range(60):
+            feedback = JointFeedback(data.qpos.copy(), data.qvel.copy(), np.full(JOINTS, np.nan))
+            result = safety.filter(
+                np.full(JOINTS, 300.0), feedback, TICK, human_distance=human)
+            data.ctrl[:] = result.command
+            mujoco.mj_step(model, data, 5)
+        speeds.append(np.linalg.norm(safety.model.points(data.qpos[None], data.qvel[None])[1]))
+    assert speeds[1] <= separation_speed(SeparationSpec(), 0.4) < 0.5 * speeds[0]
+
+
+@pytest.mark.parametrize('spec', [None, CELL])
+def test_a_safe_torque_passes_bit_for_bit(spec):
+    """Holding the middle payload against gravity, with limits of the whole robot too."""
+    safety, _ = make_filter(7, spec=spec)
     position, still = np.full(JOINTS, 0.4), np.zeros(JOINTS)
     torque = safety._torque(safety._dynamics(position, still), still)
     result = safety.filter(
