@@ -25,7 +25,7 @@ from __future__ import annotations
 import numpy as np
 
 from liquid_policy.barrier_box import FilterSettings
-from liquid_policy.barrier_guard import BACKOFF, EDGE, POSTURE, SPEED_BACK, RobotGuard, Plan
+from liquid_policy.barrier_guard import BACKOFF, EDGE, POSTURE, SPEED_BACK, Plan, RobotGuard
 from liquid_policy.barrier_rows import Moment
 from liquid_policy.barrier_search import TOLERANCE
 from liquid_policy.limits import Limits
