@@ -112,6 +112,9 @@ class Encoder(nn.Module):
     Finn et al., Deep Spatial Autoencoders, arXiv:1509.06113) and read as points in the camera's
     frame: the expectations of column * depth, row * depth and depth under each map, which are a
     point's metric coordinates up to the focal length. A part's position is then linear in them.
+
+    Where the last millimetres count, `near` features tell places a second time, each a linear
+    function of the others through a tanh that is steep near one value.
     """
 
     def __init__(self, settings: EncoderSettings | None = None):
@@ -138,7 +141,9 @@ class Encoder(nn.Module):
             Convolution(settings.merged, settings.merged, 3, groups=settings.merged),
             nn.Conv2d(settings.merged, settings.points, 1),
         )
-        self.pooled = nn.Linear(deep, settings.size - 3 * settings.points)
+        others = settings.size - settings.near
+        self.pooled = nn.Linear(deep, others - 3 * settings.points)
+        self.near = nn.Linear(others, settings.near) if settings.near else None
         height, width = settings.height // 4, settings.width_pixels // 4
         scale = max(height, width)
         rows = (torch.arange(height) - (height - 1) / 2) * 2 / scale
@@ -204,7 +209,10 @@ class Encoder(nn.Module):
         attention = torch.softmax(logits.flatten(2), dim=-1)
         cells = self.cells_of(metres)
         pooled = self.pooled(deep.mean((2, 3)))
-        return torch.cat((self.points_of(attention, cells), pooled), dim=1), attention, cells
+        features = torch.cat((self.points_of(attention, cells), pooled), dim=1)
+        if self.near is not None:
+            features = torch.cat((features, torch.tanh(self.near(features))), dim=1)
+        return features, attention, cells
 
     def forward(self, color: Tensor, depth: Tensor) -> Tensor:
         """

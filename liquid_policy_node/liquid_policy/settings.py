@@ -41,11 +41,15 @@ class EncoderSettings:
                                                     'unit': 'px'})
     depth_limit: float = field(default=3.0, metadata={'description': 'largest depth told apart',
                                                       'unit': 'm'})
+    near: int = field(default=0, metadata={
+        'description': 'how many of the features magnify what others tell, near a place'})
 
     def __post_init__(self):
         _require(0.1 <= self.width <= 2.0, 'encoder.width', self.width, '0.1 to 2.0')
-        _require(self.points > 0 and 3 * self.points < self.size, 'encoder.points', self.points,
-                 f'1 to {(self.size - 1) // 3} for {self.size} features')
+        _require(self.near >= 0, 'encoder.near', self.near, 'a whole number of at least 0')
+        others = self.size - self.near
+        _require(self.points > 0 and 3 * self.points < others, 'encoder.points', self.points,
+                 f'1 to {(others - 1) // 3} for {others} features')
         _require(self.merged > 0, 'encoder.merged', self.merged, 'a positive number')
         for name in ('height', 'width_pixels'):
             value = getattr(self, name)

@@ -40,7 +40,7 @@ def with_features(task: Task, policy: Policy, data: Path, learned: list[int],
     :param learned: episodes to learn from; the others are never looked at in learning.
     :param begin: a checkpoint whose encoder is the beginning; one of random weights when None.
     :param mirror: whether features of mirror images are wanted, too.
-    :raises ValueError: if that checkpoint has another encoder.
+    :raises ValueError: if that checkpoint's encoder has another width.
     """
     encoder, episodes, read_pictures = policy.encoder, task.read(data), task.pictures
     if encoder is None or read_pictures is None:
@@ -64,6 +64,7 @@ def with_features(task: Task, policy: Policy, data: Path, learned: list[int],
                     some = np.concatenate(held or spans)[::10]
                     bar.write(f'sight {learner.step_count}: loss {loss:.4f}, places of pictures '
                               f'held out within {learner.error(some):.2f} (median)')
+        learner.finish()
         _save(output / SIGHT, encoder, about)
     encoder.eval().requires_grad_(False)
     # Learned from is what will run; the exported form is also several times faster than torch.
@@ -100,11 +101,18 @@ def _features(eyes: EncoderRuntime, color: np.ndarray, progress: Callable[[int],
 
 
 def _begin(encoder: Encoder, path: Path) -> None:
+    """Take the other encoder's weights, but for layers that it has in another size."""
     other = to_policy(load_checkpoint(path)).encoder
-    if other is None or other.settings != encoder.settings:
-        raise ValueError(f'{path}: expected a checkpoint with the encoder {encoder.settings}, '
-                         f'came {None if other is None else other.settings}')
-    encoder.load_state_dict(other.state_dict())
+    own = encoder.state_dict()
+    given = {} if other is None else {
+        name: value for name, value in other.state_dict().items()
+        if name in own and value.shape == own[name].shape}
+    lacking = [name for name in own if name.startswith('features.') and name not in given]
+    if lacking:
+        raise ValueError(f'{path}: expected a checkpoint with an encoder of width '
+                         f'{encoder.settings.width}, came '
+                         f'{None if other is None else other.settings}')
+    encoder.load_state_dict(given, strict=False)
 
 
 def _save(path: Path, encoder: Encoder, about: dict) -> None:

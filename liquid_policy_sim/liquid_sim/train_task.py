@@ -31,7 +31,7 @@ from liquid_policy.head_settings import (
     require,
 )
 from liquid_policy.policy import Policy
-from liquid_policy.settings import EncoderSettings, PolicySettings
+from liquid_policy.settings import PolicySettings
 from liquid_sim.evaluate import commit
 from liquid_sim.tasks.registry import NAMES, find_task
 from liquid_sim.tasks.task import Task
@@ -71,7 +71,7 @@ def policy_settings(task: Task, core: str, head: str,
     period = 1.0 / task.interface.rate
     return PolicySettings(
         vector_size=task.interface.vector_size, action_size=task.interface.action_size,
-        target_size=0, encoder=EncoderSettings() if task.pictures else None,
+        target_size=0, encoder=task.encoder,
         core=core_settings(core, given['core'], unit_time=period),
         head=head_settings({'kind': head, 'dt': period, 'hidden': 384, 'layers': 4,
                             'least_scale': 0.02} | given['head']),

@@ -1,6 +1,7 @@
-"""Push-T from pictures: the mirror, the published layout, and the commands from end to end."""
+"""Push-T from pictures: what is drawn, the mirror, and the commands from end to end."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,9 @@ torch = pytest.importorskip('torch')
 
 from liquid_policy.checkpoint import load_checkpoint  # noqa: E402
 from liquid_policy.runtime import EncoderRuntime  # noqa: E402
-from liquid_policy.settings import EncoderSettings  # noqa: E402
 from liquid_sim import evaluate_task, train_task  # noqa: E402
 from liquid_sim.tasks import push_t, push_t_image  # noqa: E402
 from liquid_sim.tasks.registry import find_task  # noqa: E402
-from liquid_trainer.formats.dataset import FormatError  # noqa: E402
 from liquid_trainer.sight import encode  # noqa: E402
 
 
@@ -29,68 +28,76 @@ def _write(folder, values):
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    """Write a tool that walks about, seen by the world's own camera."""
+    """Write a tool that walks about."""
     path = tmp_path_factory.mktemp('images') / 'a.zarr'
     rng = np.random.default_rng(0)
-    world, states, pictures = push_t_image.PushTPictures(), [], []
+    world, states = push_t_image.PushTPictures(), []
     for seed in range(4):
         world.reset(seed)
         for _ in range(6):
             world.step(rng.uniform(100, 400, 2))
-            pictures.append(world.image())
             states.append(world._env.get_obs())
     world.close()
     states = np.array(states, np.float32)
     _write(path / 'data' / 'state', states)
     _write(path / 'data' / 'action', states[:, :2] + 5.0 * rng.normal(size=(24, 2)).astype('f4'))
-    _write(path / 'data' / 'img', np.array(pictures, np.float32))
     _write(path / 'meta' / 'episode_ends', np.arange(6, 25, 6))
     (path / '.zgroup').write_text('{"zarr_format": 2}')
     return path
 
 
-def test_pictures_are_read_as_they_were_taken(data):
+def test_pictures_show_demonstrations_that_end_on_the_outline(data):
     pictures = push_t_image.read_pictures(data)
     assert pictures.color.shape == (24, 96, 96, 3) and pictures.color.dtype == np.uint8
-    states = push_t.read_states(data)[0]
+    states = push_t.finish_on_outline(*push_t.read_states(data))[0]
     np.testing.assert_allclose(pictures.places, push_t.keypoint_vector(states))
     # The tool is where the picture is blue.
     for picture, state in zip(pictures.color[::5], states[::5], strict=True):
         red, green, blue = picture.astype(int).transpose(2, 0, 1)
         rows, columns = np.nonzero((blue > 200) & (red < 120) & (green < 160))
+        if not (state[:2] > 16).all() or not (state[:2] < 496).all():
+            continue                    # moved over the table's edge
         seen = (np.array([columns.mean(), rows.mean()]) + 0.5) * 512 / 96
         np.testing.assert_allclose(seen, state[:2], atol=6.0)
+    # The last picture of an episode shows nothing of the green outline: the block is on it.
+    green = ((pictures.color == np.array([144, 238, 144])).all(-1)).sum((1, 2))
+    assert (green[5::6] == 0).all() and green.max() > 100
+
+
+def test_drawn_is_what_the_world_shows(data):
+    world = push_t_image.PushTPictures()
+    world.reset(3)
+    for _ in range(5):
+        world.step(np.array([300.0, 200.0]))
+    shown, state = world.image(), world._env.get_obs()
+    world.reset(4)
+    np.testing.assert_array_equal(world.draw(state), shown)
+    world.close()
+
+
+def test_near_is_zero_on_the_outline_and_steep_there():
+    matrix, offset = push_t_image.near()
+    here = push_t.keypoint_vector(np.array([100.0, 120.0, *push_t.GOAL]))
+    there = push_t.keypoint_vector(np.array([100.0, 120.0, *push_t.GOAL]) + [0, 0, 6.0, 0, 0])
+    np.testing.assert_allclose((matrix @ here + offset)[:32], 0.0, atol=1e-9)
+    told = matrix @ there + offset
+    np.testing.assert_allclose(told[:32], np.r_[np.tile([0.5, 0.0], 8), np.tile([0.15, 0.0], 8)],
+                               atol=1e-9)
+    # And how far the tool is from each corner, in thirties of pixels.
+    np.testing.assert_allclose(told[32:], (np.tile([100.0, 120.0], 8) - there[2:]) / 30.0)
 
 
 def test_the_mirror_image_of_a_picture_is_the_picture_of_the_mirror_image(data):
     state = push_t.read_states(data)[0][3].astype(float)
     world = push_t_image.PushTPictures()
     world.reset(0)
-    pictures = []
-    for made in (state, push_t.mirror_states(state)):
-        world._env.block.angle = made[4]
-        world._env.block.position = tuple(made[2:4])
-        world._env.agent.position = tuple(made[:2])
-        for body in (world._env.block, world._env.agent):
-            world._env.space.reindex_shapes_for_body(body)
-        pictures.append(world.image().astype(float))
+    pictures = [world.draw(made).astype(float) for made in (state, push_t.mirror_states(state))]
     mirrored = push_t_image.mirror_pictures(pictures[0][None])[0]
     # Edges fall on other fractions of a pixel, which makes 0.3; a pixel off makes 2.
     assert np.abs(mirrored - pictures[1]).mean() < 0.8
     assert np.abs(np.roll(mirrored, 1, axis=0) - pictures[1]).mean() > 1.2
     np.testing.assert_array_equal(push_t_image.mirror_pictures(mirrored[None])[0], pictures[0])
     world.close()
-
-
-def test_pictures_of_another_size_or_none_are_refused(data, tmp_path):
-    with pytest.raises(FormatError, match='expected'):
-        push_t_image.read_pictures(tmp_path / 'missing.zarr')
-    _write(tmp_path / 'b.zarr' / 'data' / 'img', np.zeros((4, 32, 32, 3), np.uint8))
-    _write(tmp_path / 'b.zarr' / 'data' / 'state', np.zeros((4, 5), np.float32))
-    _write(tmp_path / 'b.zarr' / 'data' / 'action', np.zeros((4, 2), np.float32))
-    _write(tmp_path / 'b.zarr' / 'meta' / 'episode_ends', np.array([4]))
-    with pytest.raises(FormatError, match='96 x 96, came 32 x 32'):
-        push_t_image.read_pictures(tmp_path / 'b.zarr')
 
 
 @pytest.mark.timeout(240)
@@ -100,8 +107,9 @@ def test_a_policy_with_eyes_is_taught_goes_on_and_acts(data, tmp_path, monkeypat
                  'head.hidden=16', 'head.layers=1', 'learning.steps=4', 'learning.batch=8',
                  'learning.held_out=0.25', 'sight.steps=2', 'sight.batch=4']
     # As many features by a tenth of the channels: the same path in a tenth of the time.
-    small = EncoderSettings(width=0.1, merged=8)
-    monkeypatch.setattr(train_task, 'EncoderSettings', lambda: small)
+    small = replace(push_t_image.ENCODER, width=0.1, merged=8)
+    task = replace(find_task('push_t_image'), encoder=small)
+    monkeypatch.setattr(train_task, 'find_task', lambda name: task)
     assert train_task.main(arguments) == 0
     assert 'sight 2' in capsys.readouterr().out
     path = tmp_path / 'checkpoint.safetensors'
@@ -128,5 +136,5 @@ def test_a_policy_with_eyes_is_taught_goes_on_and_acts(data, tmp_path, monkeypat
 
 def test_what_the_policy_is_told_is_the_tool_and_features():
     task = find_task('push_t_image')
-    assert task.interface.vector_size == 2 and task.interface.features.size == 128
+    assert task.interface.vector_size == 2 and task.interface.features.size == 176
     assert list(task.interface.images) == ['color']

@@ -19,6 +19,8 @@ class Pictures:
     :param places: `(steps, numbers)`; only learning is told.
     :param mirror: gives the mirror images of some pictures; None where there is no symmetry.
     :param mirrored_places: where the things are in those, `(steps, numbers)`.
+    :param near: what is wanted magnified, as a matrix `(rows, numbers)` and an offset `(rows,)`:
+        features tell tanh(matrix @ places + offset); see `EncoderSettings.near`.
     :raises ArrayError: for a wrong type or shape, or numbers that are not finite.
     """
 
@@ -26,6 +28,7 @@ class Pictures:
     places: np.ndarray
     mirror: Callable[[np.ndarray], np.ndarray] | None = None
     mirrored_places: np.ndarray | None = None
+    near: tuple[np.ndarray, np.ndarray] | None = None
 
     def __post_init__(self):
         if self.color.dtype != np.uint8 or self.color.ndim != 4 or self.color.shape[3] != 3:
@@ -39,3 +42,8 @@ class Pictures:
                                  f'{None if places is None else places.shape}')
             if not np.isfinite(places).all():
                 raise ArrayError('places: expected finite numbers, came NaN or infinity')
+        if self.near is not None:
+            matrix, offset = self.near
+            if matrix.shape != (len(offset), wanted[1]):
+                raise ArrayError(f'near: expected a matrix {(len(offset), wanted[1])}, came '
+                                 f'{matrix.shape}')

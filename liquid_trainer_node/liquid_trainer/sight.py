@@ -53,15 +53,20 @@ class SightLearner:
     :param pictures: of the demonstrations.
     :param chosen: numbers of the pictures to learn from.
     :param settings: how.
+    :raises ValueError: if the encoder has not as many magnifying features as the pictures want.
     """
 
     def __init__(self, encoder: Encoder, pictures: Pictures, chosen: np.ndarray,
                  settings: SightSettings):
         self.encoder, self.pictures, self.settings = encoder, pictures, settings
         self._chosen = np.asarray(chosen)
-        size = pictures.places.shape[1]
+        size, near = pictures.places.shape[1], encoder.settings.near
+        wanted = 0 if pictures.near is None else len(pictures.near[1])
+        if near != wanted:
+            raise ValueError(f'encoder.near: expected {wanted} for these pictures, came {near}')
+        self._others = encoder.settings.size - near
         torch.manual_seed(settings.seed)
-        self.places = nn.Linear(encoder.settings.size, size)
+        self.places = nn.Linear(self._others, size)
         self.scaling = Scaling(size)
         self.scaling.fit(pictures.places[self._chosen])
         self.step_count = 0
@@ -82,7 +87,7 @@ class SightLearner:
         numbers = rng.choice(self._chosen, settings.batch)
         half = len(numbers) // 2 if self.pictures.mirror else len(numbers)
         color, places = self._batch(numbers[:half], numbers[half:])
-        told = self.places(look(self.encoder, color))
+        told = self.places(look(self.encoder, color)[:, :self._others])
         loss = functional.smooth_l1_loss(told, self.scaling(places), beta=0.05)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -90,12 +95,25 @@ class SightLearner:
         self._optimizer.step()
         return float(loss.detach())
 
+    def finish(self) -> None:
+        """Give the magnifying features their weights: what is told of places, and the tanh's."""
+        if self.pictures.near is None or self.encoder.near is None:
+            return
+        matrix, offset = (torch.from_numpy(np.asarray(v, np.float32)) for v in self.pictures.near)
+        with torch.no_grad():
+            nothing = torch.zeros(1, self._others)
+            bias = self.scaling.inverse(self.places(nothing))
+            slope = self.scaling.inverse(self.places(torch.eye(self._others))) - bias
+            self.encoder.near.weight.copy_(matrix @ slope.T)
+            self.encoder.near.bias.copy_(matrix @ bias[0] + offset)
+
     def error(self, numbers: np.ndarray) -> float:
         """Return the median distance between where things are and were said to be, per number."""
         self.encoder.eval()
         features = encode(self.encoder, self.pictures.color[numbers])
         with torch.inference_mode():
-            told = self.scaling.inverse(self.places(torch.from_numpy(features))).numpy()
+            told = self.scaling.inverse(
+                self.places(torch.from_numpy(features[:, :self._others]))).numpy()
         return float(np.median(np.abs(told - self.pictures.places[numbers])))
 
     def _batch(self, plain: np.ndarray, mirrored: np.ndarray) -> tuple[Tensor, Tensor]:

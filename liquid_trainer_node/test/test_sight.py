@@ -1,5 +1,7 @@
 """Learning to see: errors fall, the encoder rests where it should, bad pictures are refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -58,6 +60,28 @@ def test_features_of_many_pictures_are_those_of_each_one():
     assert together.shape == (40, 16) and together.dtype == np.float32
     alone = np.concatenate([encode(encoder, pictures.color[i:i + 1]) for i in range(0, 40, 9)])
     np.testing.assert_allclose(alone, together[::9], atol=1e-5)
+
+
+def test_near_features_are_the_tanh_of_what_is_told_of_places():
+    near = (np.array([[0.5, 0.0], [0.0, 0.2], [1.0, -1.0]]), np.array([-6.0, -2.4, 0.25]))
+    pictures = replace(_pictures(), near=near)
+    torch.manual_seed(0)
+    encoder = Encoder(replace(SMALL, size=19, near=3))
+    learner = SightLearner(encoder, pictures, np.arange(32),
+                           SightSettings(steps=5, batch=8, rate=0.01))
+    for _ in range(5):
+        learner.step()
+    learner.finish()
+    features = encode(encoder, pictures.color[:6])
+    assert features.shape == (6, 19)
+    with torch.inference_mode():
+        told = learner.scaling.inverse(learner.places(torch.from_numpy(features[:, :16]))).numpy()
+    np.testing.assert_allclose(features[:, 16:], np.tanh(told @ near[0].T + near[1]), atol=1e-4)
+    assert np.ptp(features[:, 16:], axis=0).min() > 1e-6
+    with pytest.raises(ValueError, match=r'encoder\.near: expected 3 for these pictures, came 0'):
+        SightLearner(Encoder(SMALL), pictures, np.arange(32), learner.settings)
+    with pytest.raises(ArrayError, match=r'near: expected a matrix \(3, 2\), came \(3, 3\)'):
+        replace(pictures, near=(np.eye(3), near[1]))
 
 
 @pytest.mark.parametrize('change, text', [

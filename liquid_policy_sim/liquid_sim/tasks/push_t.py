@@ -17,7 +17,7 @@ from liquid_trainer.arrays import ArrayEpisodes, ArrayError
 from liquid_trainer.formats.zarr_arrays import read_array
 
 STEPS, PERIOD = 300, 0.1        # of an episode; of the control clock [s]
-_GOAL = np.array([256.0, 256.0, np.pi / 4])     # of the outline: x, y [px], angle [rad]
+GOAL = np.array([256.0, 256.0, np.pi / 4])     # of the outline: x, y [px], angle [rad]
 _TOOL = 15.0                    # radius of the tool [px]
 # Corners of the T in its own frame [px]: of the bar, then of the stem; x right, y down.
 _CORNERS = np.array([(-60, 30), (60, 30), (60, 0), (-60, 0),
@@ -90,9 +90,9 @@ def state_vector(state: np.ndarray) -> np.ndarray:
         x, y = np.moveaxis(vector, -1, 0)
         return cosine * x + sine * y, cosine * y - sine * x
 
-    tool, off = in_block(agent - block), block - _GOAL[:2]
+    tool, off = in_block(agent - block), block - GOAL[:2]
     own, gap = in_block(off), _distance_to_block(*tool) - _TOOL
-    turn = _turn(angle - _GOAL[2])
+    turn = _turn(angle - GOAL[2])
     return np.concatenate((agent, block, np.stack((
         sine, cosine, *tool, *(np.tanh(value / scale) for value, scale in (
             (off[..., 0], 12.0), (off[..., 1], 12.0), (turn, 0.1),
@@ -159,10 +159,10 @@ def finish_on_outline(states: np.ndarray, actions: np.ndarray,
     """
     states, actions = (np.array(values, np.float64) for values in (states, actions))
     for first, end in zip(np.concatenate(([0], ends[:-1])), ends, strict=True):
-        place, turn = states[end - 1, 2:4].copy(), _turn(_GOAL[2] - states[end - 1, 4])
+        place, turn = states[end - 1, 2:4].copy(), _turn(GOAL[2] - states[end - 1, 4])
         rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         for points in (states[first:end, :2], states[first:end, 2:4], actions[first:end]):
-            points[:] = (points - place) @ rotation.T + _GOAL[:2]
+            points[:] = (points - place) @ rotation.T + GOAL[:2]
         states[first:end, 4] += turn
     return states, actions
 

@@ -12,11 +12,13 @@ from liquid_policy.settings import EncoderSettings
 from liquid_sim.tasks import push_t
 from liquid_sim.tasks.task import Task
 from liquid_trainer.arrays import ArrayEpisodes
-from liquid_trainer.formats.dataset import FormatError
-from liquid_trainer.formats.diffusion_policy import read_diffusion_policy
 from liquid_trainer.pictures import Pictures
 
 SIZE = 96               # rows and columns of the published pictures
+_CORNERS = 8            # of the T
+_MAGNIFIED = (12.0, 40.0)   # distances of a corner from the outline's [px]: what a tanh of 1 means
+_REACH = 30.0           # the same for the tool's distance from a corner [px]
+ENCODER = EncoderSettings(size=176, near=3 * 2 * _CORNERS)
 
 
 def _interface():
@@ -37,7 +39,7 @@ images:
     rate: {rate}
 features:
   topic: features
-  size: {EncoderSettings().size}
+  size: {ENCODER.size}
   rate: {rate}
   max_age: {2 * push_t.PERIOD}
 observations:
@@ -76,26 +78,39 @@ def mirror_pictures(color: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(color[:, ::-1, ::-1].swapaxes(1, 2))
 
 
+def near() -> tuple[np.ndarray, np.ndarray]:
+    """
+    Return what is wanted magnified, as `Pictures` says.
+
+    How far each corner of the T is from its place on the outline, in two magnifications, and how
+    far the tool is from each corner.
+    """
+    goal = push_t.keypoint_vector(np.array([0.0, 0.0, *push_t.GOAL]))[2:]
+    tool, corners = np.eye(2, 2 + 2 * _CORNERS), np.eye(2 + 2 * _CORNERS)[2:]
+    return (np.concatenate((*(corners / scale for scale in _MAGNIFIED),
+                            (np.tile(tool, (_CORNERS, 1)) - corners) / _REACH)),
+            np.concatenate((*(-goal / scale for scale in _MAGNIFIED), np.zeros(2 * _CORNERS))))
+
+
 def read_pictures(path: Path) -> Pictures:
     """
-    Return the published pictures, and where tool and corners of the T are in them.
+    Return what the camera sees of the demonstrations, and where tool and corners of the T are.
 
-    :param path: the published `.zarr` folder.
-    :raises FormatError: if it is not there, or has no pictures of this size.
+    The demonstrations are moved as a whole so that they end on the outline
+    (`push_t.finish_on_outline`), which no published picture shows, so all are drawn anew.
+
+    :param path: the published `.zarr` folder, or an `.npz`; see `push_t.read_states`.
     """
-    data = read_diffusion_policy(path, ['state'], ['img'])
-    shown = data.layout.pictures[0]
-    if (shown.height, shown.width) != (SIZE, SIZE):
-        raise FormatError(f'{path}: expected pictures of {SIZE} x {SIZE}, came '
-                          f'{shown.height} x {shown.width}')
-    states = push_t.read_states(path)[0]
-    color, first = np.empty((len(states), SIZE, SIZE, 3), np.uint8), 0
-    for episode in data:
-        for number, picture in enumerate(episode.frames['img']()):
-            color[first + number] = picture
-        first += len(episode)
+    states, actions, ends = push_t.read_states(path)
+    states, _ = push_t.finish_on_outline(states, actions, ends)
+    world = PushTPictures()
+    world.reset(0)
+    try:
+        color = np.array([world.draw(state) for state in states])
+    finally:
+        world.close()
     return Pictures(color, push_t.keypoint_vector(states), mirror_pictures,
-                    push_t.keypoint_vector(push_t.mirror_states(states)))
+                    push_t.keypoint_vector(push_t.mirror_states(states)), near())
 
 
 class PushTPictures(push_t.PushT):
@@ -103,6 +118,16 @@ class PushTPictures(push_t.PushT):
 
     def __init__(self) -> None:
         super().__init__(_tool)
+
+    def draw(self, state: np.ndarray) -> np.ndarray:
+        """Put tool and block somewhere, without a touch, and return what the camera sees."""
+        world: Any = self._env
+        world.block.angle = float(state[4])     # turns about the centre of mass, so goes first
+        world.block.position = tuple(map(float, state[2:4]))
+        world.agent.position = tuple(map(float, state[:2]))
+        for body in (world.block, world.agent):
+            world.space.reindex_shapes_for_body(body)
+        return self.image()
 
     def image(self) -> np.ndarray:
         """Return what the camera sees, uint8 `(96, 96, 3)`."""
@@ -118,16 +143,19 @@ def _tool(state: np.ndarray) -> np.ndarray:
 def _task() -> Task:
     def read(path: Path) -> ArrayEpisodes:
         states, actions, ends = push_t.read_states(path)
-        return ArrayEpisodes(_tool(states), np.asarray(actions, np.float64), ends)
+        states, actions = push_t.finish_on_outline(states, actions, ends)
+        return ArrayEpisodes(_tool(states), actions, ends)
 
     def read_mirrored(path: Path) -> ArrayEpisodes:
         states, actions, ends = push_t.read_states(path)
+        states, actions = push_t.finish_on_outline(states, actions, ends)
         return ArrayEpisodes(_tool(push_t.mirror_states(states)), push_t.mirror_points(actions),
                              ends)
 
     return Task(name='push_t_image', score='coverage', steps=push_t.STEPS,
                 interface=_interface(), relative=(0, 1), environment=PushTPictures, read=read,
-                read_mirrored=read_mirrored, source=push_t.SOURCE, pictures=read_pictures)
+                read_mirrored=read_mirrored, source=push_t.SOURCE, pictures=read_pictures,
+                encoder=ENCODER)
 
 
 TASKS = {'push_t_image': _task}

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from liquid_policy.interface import Interface
+from liquid_policy.settings import EncoderSettings
 from liquid_trainer.arrays import ArrayEpisodes
 from liquid_trainer.pictures import Pictures
 
@@ -66,6 +67,7 @@ class Task:
     :param source: where the demonstrations are published, and how to get them.
     :param pictures: reads what a camera saw at every step; None for a task without one. The
         environment of a task with a camera has a method `image`.
+    :param encoder: that looks at them.
     """
 
     name: str
@@ -78,3 +80,4 @@ class Task:
     read_mirrored: Callable[[Path], ArrayEpisodes] | None
     source: str
     pictures: Callable[[Path], Pictures] | None = None
+    encoder: EncoderSettings | None = None
