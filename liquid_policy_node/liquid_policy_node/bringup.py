@@ -221,9 +221,15 @@ def _parameters(path: Path) -> dict[str, dict[str, Any]]:
 
 def _folder(record: str) -> str:
     """Where the bag goes."""
-    if record == 'true':
-        return str(Path.cwd() / 'recordings' / datetime.now().strftime('%Y-%m-%d_%H-%M-%S'))
-    return str(Path(record).expanduser().absolute())
+    folder = Path.cwd() / 'recordings' / datetime.now().strftime('%Y-%m-%d_%H-%M-%S')
+    if record != 'true':
+        folder = Path(record).expanduser().absolute()
+    there = next(parent for parent in folder.parents if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        # Known before anybody demonstrates; a recorder alone would only say so.
+        raise ArgumentError(f'record: expected a folder that can be made, came {folder}; '
+                            f'{there} cannot be written')
+    return str(folder)
 
 
 def _same(path: str, shipped: Path) -> bool:

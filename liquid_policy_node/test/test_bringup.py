@@ -66,7 +66,8 @@ def test_every_node_gets_its_parameters(model):
 @pytest.mark.parametrize(('arguments', 'words'), [
     ({'simm': 'true'}, 'unknown argument simm; there are sim, checkpoint'),
     ({'sim': 'maybe'}, "sim: expected true, false, came 'maybe'"),
-    ({'log_level': 'loud'}, 'log_level: expected debug')])
+    ({'log_level': 'loud'}, 'log_level: expected debug'),
+    ({'sim': 'false', 'record': '/dev/null/bag'}, 'record: expected a folder that can be made')])
 def test_wrong_arguments_are_refused(arguments, words):
     """The error names the argument and what there is."""
     with pytest.raises(ArgumentError, match=words):

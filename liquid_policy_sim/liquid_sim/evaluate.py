@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from liquid_policy.command import command
 from liquid_policy.interface import load_interface
 from liquid_sim import conveyor, drivers, scene
 from liquid_sim.rollout import Outcome, run_episode
@@ -186,6 +187,7 @@ def policy_name(policy: str) -> str:
     return PolicySettings.from_dict(load_checkpoint(Path(policy)).settings).name
 
 
+@command('evaluate')
 def main(argv=None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog='evaluate', description=__doc__)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from liquid_policy.command import command
 from liquid_policy.interface import Interface, load_interface
 from liquid_sim import conveyor, drivers, scene
 from liquid_sim.conveyor import CONTROL_PERIOD
@@ -185,6 +186,7 @@ def jobs_of(arguments) -> list[Job]:
     return jobs
 
 
+@command('generate', 'stopped; finished bags are kept, the same command goes on')
 def main(argv=None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog='generate', description=__doc__)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from liquid_policy.command import command
 from liquid_policy.interface import load_interface
 from liquid_sim import conveyor, drivers, scene
 from liquid_sim.evaluate import make_driver
@@ -78,6 +79,7 @@ def save(pictures, path: Path, rate: float) -> int:
     return len(images)
 
 
+@command('render')
 def main(argv=None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog='render', description=__doc__)

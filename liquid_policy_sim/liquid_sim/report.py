@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from liquid_policy.command import command
 from liquid_sim import report_plots, run_statistics, run_table
 from liquid_sim.pictures import Picture, smaller_jpeg
 from liquid_sim.report_plots import DrawnLimits, packed
-from liquid_sim.run_record import RecordError, Run, read_run
+from liquid_sim.run_record import Run, read_run
 from liquid_trainer.page import Page, page_file, tile, tone_of, write_page
 
 # Pictures may fill this much of the page before base64 makes them a third larger [bytes].
@@ -220,6 +221,7 @@ def write_report(run: Run, output: str | Path, **details: Any) -> int:
     return write_page(page(run, **details), output)
 
 
+@command('report')
 def main(argv: Sequence[str] | None = None) -> int:
     """
     Run the command line.
@@ -238,13 +240,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--quiet', action='store_true', help='do not print the table')
     arguments = parser.parse_args(argv)
     output = arguments.output or arguments.bag.with_suffix('.html')
-    try:
-        run = read_run(arguments.bag, tuple(arguments.depth_range))
-        size = write_report(run, output, limits=drawn_limits(
-            arguments.interface, arguments.description))
-    except (RecordError, ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+    run = read_run(arguments.bag, tuple(arguments.depth_range))
+    size = write_report(run, output, limits=drawn_limits(
+        arguments.interface, arguments.description))
     if not arguments.quiet:
         print(run_table.text(run_table.blocks(run)))
     print(f'report: {output} ({size / 1e6:.1f} MB)')

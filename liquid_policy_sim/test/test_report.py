@@ -245,7 +245,7 @@ def test_bad_recordings_are_named(tmp_path, capsys):
     with pytest.raises(RecordError, match='came an empty bag'):
         read_run(tmp_path / 'empty')
     assert report.main([str(tmp_path / 'none')]) == 1
-    assert capsys.readouterr().err.startswith('error: ')
+    assert capsys.readouterr().err.startswith('report: ')
 
 
 def test_command_line_writes_the_report(recording, tmp_path, capsys):

@@ -186,7 +186,11 @@ def write_stored(episodes: Iterable, folder: str | Path) -> int:
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
-        count = _write(episodes, beside)
+        try:
+            count = _write(episodes, beside)
+        except OSError as error:
+            raise OSError(f'{folder.parent}: cannot keep decoded bags there: {error}; free space '
+                          'or choose another folder with --cache') from error
         try:
             os.rename(beside, folder)
         except OSError:     # somebody else was quicker, and may be reading

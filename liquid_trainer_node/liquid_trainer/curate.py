@@ -7,6 +7,7 @@ Choose what to learn from: no repetitions, no standing about, the most helpful f
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from liquid_policy.command import command
 from liquid_policy.interface import load_interface
 from liquid_trainer.cache import StoredEpisode, StoredEpisodes
 from liquid_trainer.demonstration_quality import (
@@ -168,6 +170,7 @@ def blocks(tracks: Sequence[Track], choices: Sequence[Choice], most: int = 40) -
     return found
 
 
+@command('curate')
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 when a list was written."""
     default = CurationSettings()
@@ -186,22 +189,18 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(f'--{name.replace("_", "-")}', type=type(value), default=value,
                             help=entry.metadata['description'])
     options = parser.parse_args(argv)
-    try:
-        settings = CurationSettings(**{name: getattr(options, name)
-                                       for name in CurationSettings.__dataclass_fields__})
-        found = episodes_by_bag(options.bags, load_interface(options.interface), options.cache,
-                                options.workers)
-        tracks = [track_of(episode[0], _label(bag, number, episode))
-                  for bag, number, episode in found]
-        choices = curate(tracks, settings, [(str(bag.resolve()), number)
-                                            for bag, number, _ in found])
-        write_choices(options.output, choices, {'settings': asdict(settings)})
-    except (ValueError, OSError) as error:
-        print(f'curate: {error}', file=sys.stderr)
-        return 1
+    settings = CurationSettings(**{name: getattr(options, name)
+                                   for name in CurationSettings.__dataclass_fields__})
+    found = episodes_by_bag(options.bags, load_interface(options.interface), options.cache,
+                            options.workers)
+    tracks = [track_of(episode[0], _label(bag, number, episode))
+              for bag, number, episode in found]
+    choices = curate(tracks, settings, [(str(bag.resolve()), number)
+                                        for bag, number, _ in found])
+    write_choices(options.output, choices, {'settings': asdict(settings)})
     print(text(blocks(tracks, choices)))
-    print(f'list: {options.output}; train --bags {" ".join(map(str, options.bags))} --curated '
-          f'{options.output}')
+    then = shlex.join(map(str, ('--bags', *options.bags, '--curated', options.output)))
+    print(f'list: {options.output}; train {then}')
     return 0
 
 

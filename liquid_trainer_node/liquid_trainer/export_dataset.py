@@ -14,9 +14,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from liquid_policy.command import command
 from liquid_policy.interface import load_interface
 from liquid_trainer.formats.bag_episodes import bag_layout, read_bags
-from liquid_trainer.formats.dataset import FormatError
 from liquid_trainer.formats.diffusion_policy_writer import write_diffusion_policy
 from liquid_trainer.formats.lerobot_writer import LeRobotSettings, write_lerobot
 from liquid_trainer.formats.robomimic_writer import write_robomimic
@@ -75,14 +75,11 @@ def export(arguments: argparse.Namespace) -> int:
             version, arguments.images, arguments.codec, arguments.quality))
 
 
+@command('export_dataset')
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 when the data set is written."""
     arguments = parse_arguments(argv)
-    try:
-        count = export(arguments)
-    except (FormatError, ValueError, OSError) as error:
-        print(f'export_dataset: {error}', file=sys.stderr)
-        return 1
+    count = export(arguments)
     print(f'{count} episodes in {arguments.output}')
     return 0
 

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from liquid_policy.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from liquid_policy.checkpoint import Checkpoint, load_checkpoint
+from liquid_policy.command import command
 from liquid_policy.export import ENCODER, OBSERVE, STEP, to_policy
 from liquid_policy.policy import Policy
 from liquid_policy.runtime import EncoderRuntime, PolicyRuntime
-from liquid_trainer.bag_file import BagError
 from liquid_trainer.bags import Episode, read_episodes
 
 # The float32 forms equal torch within this; relatively where numbers are greater than 1.
@@ -337,6 +337,7 @@ def lines_of(report: dict[str, Any]) -> Iterator[str]:
     yield from (f'  {line}' for line in report['tensorrt'])
 
 
+@command('export')
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog='export', description=__doc__,
@@ -348,18 +349,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--precisions', nargs='+', choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument('--calibration', type=int, default=100, help='images for int8')
     options = parser.parse_args(argv)
-    try:
-        checkpoint = load_checkpoint(options.checkpoint)
-        episodes = read_episodes(options.bags, checkpoint.interface) if options.bags else []
-        precisions = options.precisions if episodes else [
-            name for name in options.precisions if name != 'int8']
-        if precisions != options.precisions:
-            print('without --bags nothing can be calibrated or checked: no int8', file=sys.stderr)
-        report = export(checkpoint, list(episodes), options.output, precisions,
-                        options.calibration)
-    except (CheckpointError, BagError, ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+    checkpoint = load_checkpoint(options.checkpoint)
+    episodes = read_episodes(options.bags, checkpoint.interface) if options.bags else []
+    precisions = options.precisions if episodes else [
+        name for name in options.precisions if name != 'int8']
+    if precisions != options.precisions:
+        print('without --bags nothing can be calibrated or checked: no int8', file=sys.stderr)
+    report = export(checkpoint, list(episodes), options.output, precisions,
+                    options.calibration)
     print('\n'.join(lines_of(report)))
     return 0
 

@@ -9,6 +9,7 @@ are then found by the names it gives them.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from liquid_policy.command import command
 from liquid_policy.interface import Interface, load_interface
 from liquid_trainer.formats.bag_episodes import Plan, write_bag
 from liquid_trainer.formats.dataset import (
@@ -232,36 +234,33 @@ def describe(dataset: Dataset) -> str:
     return '\n'.join(lines)
 
 
+@command('import_dataset')
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 when all that was asked for is written."""
     arguments = parse_arguments(argv)
-    try:
-        dataset = open_dataset(arguments.dataset, arguments.format, arguments.observations,
-                               arguments.images, arguments.rate)
-        if arguments.unit:
-            units = dict(pair.rpartition('=')[::2] for pair in arguments.unit)
-            dataset = replace(dataset, layout=with_units(dataset.layout, units))
-        if arguments.velocities:
-            dataset = with_velocities(dataset, arguments.velocities)
-        if arguments.episodes:
-            dataset = dataset.chosen(arguments.episodes)
-        print(describe(dataset))
-        if arguments.output is None:
-            return 0
-        pictures = dataset.layout.pictures
-        sizes = {} if arguments.keep_size else {
-            picture.name: tuple(arguments.size) if arguments.size else training_size(picture)
-            for picture in pictures}
-        interface = load_interface(arguments.interface) if arguments.interface else None
-        count = Import(dataset, arguments.output, interface, sizes, arguments.camera,
-                       arguments.skip_missing, arguments.outcome, arguments.compression
-                       ).run(not arguments.quiet)
-    except (ValueError, OSError) as error:
-        print(f'import_dataset: {error}', file=sys.stderr)
-        return 1
+    dataset = open_dataset(arguments.dataset, arguments.format, arguments.observations,
+                           arguments.images, arguments.rate)
+    if arguments.unit:
+        units = dict(pair.rpartition('=')[::2] for pair in arguments.unit)
+        dataset = replace(dataset, layout=with_units(dataset.layout, units))
+    if arguments.velocities:
+        dataset = with_velocities(dataset, arguments.velocities)
+    if arguments.episodes:
+        dataset = dataset.chosen(arguments.episodes)
+    print(describe(dataset))
+    if arguments.output is None:
+        return 0
+    pictures = dataset.layout.pictures
+    sizes = {} if arguments.keep_size else {
+        picture.name: tuple(arguments.size) if arguments.size else training_size(picture)
+        for picture in pictures}
+    interface = load_interface(arguments.interface) if arguments.interface else None
+    count = Import(dataset, arguments.output, interface, sizes, arguments.camera,
+                   arguments.skip_missing, arguments.outcome, arguments.compression
+                   ).run(not arguments.quiet)
     where = arguments.interface or arguments.output / INTERFACE
-    print(f'{count} bags in {arguments.output}; now: train --bags {arguments.output} --interface '
-          f'{where} --output runs/policy')
+    then = shlex.join(map(str, ('--bags', arguments.output, '--interface', where)))
+    print(f'{count} bags in {arguments.output}; now: train {then} --output runs/policy')
     return 0
 
 

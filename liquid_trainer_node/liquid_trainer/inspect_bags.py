@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from liquid_policy.interface import Interface, InterfaceError, load_interface
+from liquid_policy.command import command
+from liquid_policy.interface import Interface, load_interface
 from liquid_trainer.bag_file import BagError, find_bags
 from liquid_trainer.bag_statistics import BagData, TopicData, read_statistics
 from liquid_trainer.bags import ReadSettings, read_episodes
@@ -253,6 +254,7 @@ def _topic_findings(name: str, parts: Sequence[TopicData]) -> Iterable[Finding]:
             break
 
 
+@command('inspect_bags')
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 when the bags could be read."""
     parser = argparse.ArgumentParser(prog='inspect_bags', description=(
@@ -268,13 +270,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     from liquid_trainer.inspect_page import blocks, write_inspection
     from liquid_trainer.page import text
-    try:
-        interface = load_interface(options.interface) if options.interface else None
-        result = inspect(options.bags, interface, not options.no_images, options.workers)
-        size = write_inspection(result, interface, options.output)
-    except (BagError, InterfaceError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+    interface = load_interface(options.interface) if options.interface else None
+    result = inspect(options.bags, interface, not options.no_images, options.workers)
+    size = write_inspection(result, interface, options.output)
     print(text(blocks(result)))
     for finding in result.findings:
         print(f'{finding.tone}: {finding.text}')

@@ -83,20 +83,27 @@ class NodeParameters:
 
         :param path: such as `config/manipulator.yaml`.
         :param changes: by field, on top.
-        :raises ValueError: if the file is no parameter file.
+        :raises ValueError: if the file is no parameter file, or a value has another type.
         """
+        nodes = ('perception', 'policy', 'safety')
         try:
             content = yaml.safe_load(Path(path).read_text())
             given = {node: (content.get(node) or {}).get('ros__parameters') or {}
-                     for node in ('perception', 'policy', 'safety')}
-        except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+                     for node in nodes}
+            if not any(given.values()):
+                raise ValueError(f'none for {", ".join(nodes)}')
+        except (OSError, yaml.YAMLError, AttributeError, ValueError) as error:
             raise ValueError(f'{path}: expected parameters by node and ros__parameters, came: '
                              f'{error}') from None
         values = {}
         for entry in fields(cls):
             node, name = entry.metadata['node'], entry.metadata['parameter'] or entry.name
-            if node and name in given[node]:
-                values[entry.name] = given[node][name]
+            if name in given[node]:
+                value, kind = given[node][name], type(entry.default)
+                if type(value) is not kind and not (kind is float and type(value) is int):
+                    raise ValueError(f'{path}: {node}.{name}: expected a {kind.__name__}, came '
+                                     f'{value!r}')
+                values[entry.name] = value
         return cls(**{**values, **changes})
 
 

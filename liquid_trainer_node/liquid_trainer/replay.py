@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from liquid_policy.barrier import State
 from liquid_policy.checkpoint import Checkpoint, load_checkpoint
+from liquid_policy.command import command
 from liquid_policy.conversion import NANOSECONDS
-from liquid_policy.limits import LimitsError
 from liquid_trainer.bag_file import BagError, find_bags
 from liquid_trainer.offline_nodes import Judged, NodeParameters, Proposed
 from liquid_trainer.playback import Playback
@@ -237,6 +237,7 @@ def replay(paths: Iterable[str | Path], checkpoint: Checkpoint, output: Path,
     return results
 
 
+@command('replay')
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 when all bags were played."""
     parser = argparse.ArgumentParser(prog='replay', description=(
@@ -255,28 +256,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--dry-run', action='store_true', help=(
         'judge each proposal from the measured joints, not from what the filter said before'))
     options = parser.parse_args(argv)
-    try:
-        checkpoint = load_checkpoint(options.checkpoint)
-        description, parameters = options.description, options.parameters
-        if options.interface is not None:
-            if description is None and checkpoint.interface.description:
-                description = find_description(options.interface,
-                                               checkpoint.interface.description)
-            own = options.interface.with_name(
-                options.interface.name.replace('.interface.yaml', '.yaml'))
-            if parameters is None and own != options.interface and own.is_file():
-                parameters = own
-        changes: dict[str, Any] = {'dry_run': True} if options.dry_run else {}
-        given = NodeParameters.read(parameters, **changes) if parameters else \
-            NodeParameters(**changes)
-        beside = options.interface or parameters    # a relative path starts there, as in the node
-        results = replay(
-            options.bags, checkpoint, options.output, description=description, parameters=given,
-            namespace=options.namespace, joint_limits=beside.parent / given.joint_limits
-            if beside is not None and given.joint_limits else None)
-    except (BagError, LimitsError, ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+    checkpoint = load_checkpoint(options.checkpoint)
+    description, parameters = options.description, options.parameters
+    if options.interface is not None:
+        if description is None and checkpoint.interface.description:
+            description = find_description(options.interface,
+                                           checkpoint.interface.description)
+        own = options.interface.with_name(
+            options.interface.name.replace('.interface.yaml', '.yaml'))
+        if parameters is None and own != options.interface and own.is_file():
+            parameters = own
+    changes: dict[str, Any] = {'dry_run': True} if options.dry_run else {}
+    given = NodeParameters.read(parameters, **changes) if parameters else \
+        NodeParameters(**changes)
+    beside = options.interface or parameters    # a relative path starts there, as in the node
+    results = replay(
+        options.bags, checkpoint, options.output, description=description, parameters=given,
+        namespace=options.namespace, joint_limits=beside.parent / given.joint_limits
+        if beside is not None and given.joint_limits else None)
     from liquid_trainer.page import text
     from liquid_trainer.replay_page import blocks
     for result in results:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,6 +71,13 @@ class Demonstrations:
             return np.zeros(shape, dtype)
         self._scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self._scratch) as file:
+            try:        # a disk that is full would otherwise end the process at the first access
+                os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+                raise OSError(error.errno, f'{error.strerror}; free space or choose another '
+                              'output folder', str(self._scratch)) from None
             return np.asarray(np.memmap(file, dtype, 'w+', shape=shape))
 
     def _label_images(self, index: int, episode: StoredEpisode) -> tuple[np.ndarray, ...]:

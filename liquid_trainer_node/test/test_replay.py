@@ -108,6 +108,12 @@ def test_wrong_files_are_named(checkpoint, bag, tmp_path, capsys):
     bad.write_text('- a list')
     with pytest.raises(ValueError, match='parameters by node'):
         NodeParameters.read(bad)
+    for text, message in (('rate: fast', 'parameters by node'),
+                          ('safety: {ros__parameters: {period: fast}}',
+                           "safety.period: expected a float, came 'fast'")):
+        bad.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            NodeParameters.read(bad)
     good = tmp_path / 'good.yaml'
     good.write_text('safety: {ros__parameters: {period: 0.02, niceness: 3}}')
     assert NodeParameters.read(good).period == 0.02

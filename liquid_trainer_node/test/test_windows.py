@@ -1,5 +1,6 @@
 """What the learner draws: right labels, right chunks, streams that miss nothing."""
 
+import errno
 import os
 import resource
 import sys
@@ -176,6 +177,15 @@ def test_numbers_in_files_are_those_in_memory(tmp_path):
     for ours, theirs in zip(came.read_images(chosen), known.read_images(chosen), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert [e.name for e in stored[1:]] == [e.name for e in episodes[1:]]
+
+
+def test_a_full_disk_is_named_before_anything_is_learned(tmp_path, monkeypatch):
+    """Numbers in a file that has no room would end the process without a word."""
+    def full(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(os, 'posix_fallocate', full)
+    with pytest.raises(OSError, match='No space left.*choose another output folder.*scratch'):
+        Demonstrations([_episode(1)], scratch=tmp_path / 'scratch')
 
 
 def test_more_episodes_than_files_may_be_open(tmp_path):
