@@ -25,6 +25,17 @@ and on a piece of duration T tau stays within T^2 / 8 of that from its chord, wh
 dynamics gives for the piece's own accelerations. Forces between robot and floor are those of three
 sliding and three turning joints before the first.
 
+Slow motions need none of that. Let Theta_l be what the joints before link l turn in all. Along the
+way J_il changes by no more than rho_il Theta_l, and the inertias M_ij, sums of m_l J_il . J_jl and
+z_i . I_l z_j, by 2 m_l rho_il rho_jl Theta_l and 4 lambda_l Theta_l. What speeds alone need is
+bounded by the same majorants, A^2 of E" and 3 A^2 of (E^2 E')'. So no instant of a manoeuvre needs
+forces that differ from those of standing still at its beginning by more than
+
+    sum |M_ij| |q_j"|  +  sum  m_l rho_il [R_l (A^2 + 2 A' Theta_l) + g Theta_l]
+                                + lambda_l (3 A^2 + 4 A' Theta_l)
+
+with the inertias M at the beginning.
+
 Source: Featherstone, Rigid Body Dynamics Algorithms (2008), for the dynamics; the bounds are
 derived here.
 """
@@ -56,6 +67,7 @@ class ForceBounds:
         chain = model.chain
         self.model = model
         self._bend = np.zeros((0, model.nv))
+        self._away = np.zeros((0, model.nv))
         for masses in model.bodies():
             points = tuple(Attached(body.joint, body.center) for body in masses)
             links = Links(chain, points, size, model.base)
@@ -65,7 +77,7 @@ class ForceBounds:
                 reach[:, 0] = 0.0            # the root link stands still
             whole = reach.sum(axis=1)
             count = len(chain.joints) + 1
-            bend = np.zeros((5 * count, model.nv))
+            bend, away = np.zeros((5 * count, model.nv)), np.zeros((3 * count, model.nv))
             for row, body in enumerate(masses):
                 path = chain.path(body.joint)
                 arm, turning = np.zeros(model.nv), np.zeros(model.nv)
@@ -87,7 +99,11 @@ class ForceBounds:
                          4.0 * far + 12.0 * gyro, heavy, heavy)
                 for place, part in enumerate(parts):
                     bend[place * count + link] += part
+                for place, part in enumerate(
+                        (far + 3.0 * gyro, 2.0 * far + 4.0 * gyro, heavy)):
+                    away[place * count + link] += part
             self._bend = np.maximum(self._bend, bend) if len(self._bend) else bend
+            self._away = np.maximum(self._away, away) if len(self._away) else away
 
     def bend(self, rate: np.ndarray, change: np.ndarray, duration: np.ndarray) -> np.ndarray:
         """
@@ -102,6 +118,22 @@ class ForceBounds:
         features = np.concatenate(
             [square * square, square * change, change * change, square, change], axis=1)
         return (0.125 * duration * duration)[:, None] * (features @ self._bend)
+
+    def around(self, manoeuvre: Manoeuvre, inertia: np.ndarray) -> np.ndarray:
+        """
+        How far forces at any instant are from those of standing still at the beginning.
+
+        :param manoeuvre: of a command, from `hold_and_brake`: speeds are greatest on its first
+            piece and slow down most on its second.
+        :param inertia: sizes of the inertias M at the beginning, `(L, nv, nv)`.
+        :return: `(L, nv)` [N m or N].
+        """
+        slowing = manoeuvre.sizes[1, 1]
+        features = np.array([
+            manoeuvre.sizes[0, 0], slowing, np.abs(manoeuvre.offset[-1])]) @ self.rates
+        features[0] *= features[0]
+        features[1] *= features[2]
+        return inertia @ self.model.velocity(slowing) + features.ravel() @ self._away
 
     def along(self, start: np.ndarray, manoeuvre: Manoeuvre) -> tuple[np.ndarray, np.ndarray]:
         """

@@ -52,6 +52,7 @@ POSTURE = 0.03
 # Power bends most: it is the product of a torque that changes with the command and the command.
 POWER_BACKOFF = 0.3
 PARTS = 3   # into which pieces are cut where whole ones do not show that forces keep their limits
+FAST = 10   # commands that are followed before a robot is tried as a slow one again
 POWER_BACK, SPEED_BACK = 0.01, 2e-3   # shares of the limit; at least that much
 STEP_BACK = 2e-4       # [m]; at least that much for distances, so that the search ends soon
 
@@ -130,10 +131,10 @@ class RobotGuard:
         points, obstacles = list(spec.points.values()), list(spec.obstacles.values())
         fixed = [place for place, item in enumerate(obstacles) if item.frame == 'robot']
         moving = [place for place, item in enumerate(obstacles) if item.frame == 'world']
-        self._groups = tuple(
-            (_together(places), Shapes([obstacles[place] for place in places]), in_world)
-            for places, in_world in ((fixed, False), (moving, True)) if places)
-        self._obstacles = len(obstacles)
+        self._groups = tuple((np.array(places), in_world) for places, in_world in (
+            (fixed, False), (moving, True)) if places)
+        self._bodies, self._obstacles = obstacles, len(obstacles)
+        self._shapes: dict[bytes, Shapes] = {}
         self._radius = np.array([point.radius for point in points])
         self._keep = np.array([
             [np.inf if item.points and point.name not in item.points else 0.0
@@ -168,7 +169,12 @@ class RobotGuard:
         self._links = Links(chain, chain.points, self._size)
         self._world_links = Links(chain, chain.points, self._size, model.base)
         self._forces = ForceBounds(model, self._size) if self._dynamic else None
-        self._anchor: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        # where distances were last computed, and which; at first nothing is far
+        self._anchor = (
+            np.zeros((len(obstacles), self._size)), np.zeros((len(obstacles), 3)),
+            np.full((len(obstacles), len(points)), -1e9))
+        self._moving = bool(self._drive) and bool(self._in_world.any())
+        self._spans = self._world_links.lengths.sum(axis=1)[:len(points)]
         names: list[str] = []
         priority: list[int] = []
 
@@ -195,6 +201,7 @@ class RobotGuard:
         self._pairs = len(obstacles) * len(points)
         self._power_places = np.array(
             [place for place, name in enumerate(names) if name.startswith('power/')], dtype=int)
+        self._fast = 0   # for how many commands a motion is too fast to be tried as a slow one
         self._sharper: Callable[[], np.ndarray] | None = None
         self._planned: Plan | None = None
         self._path: _Path | None = None
@@ -267,7 +274,8 @@ class RobotGuard:
         plan = self._plan(command)
         if self._path is None:
             far, slow = self._far(plan), self._slow(plan)
-            if far is not None and slow is not None:
+            away = bool((far > 0.0).all())
+            if away and slow is not None:
                 self._path = _Path(far, fastest=slow)
                 return self._path
             manoeuvre, model = plan.manoeuvre, self.model
@@ -279,13 +287,11 @@ class RobotGuard:
                     speed, plan.rate, plan.change, manoeuvre.duration, self._links.lengths[-1])
                 piece = int(bound.argmax())
                 known = _Path(
-                    _NOTHING, tool=tool, fastest=float(bound[piece]),
+                    far, tool=tool, fastest=float(bound[piece]),
                     worst=piece + int(speed[piece + 1] > speed[piece]))
             else:
-                known = _Path(_NOTHING, fastest=slow)
-            if far is not None:
-                known.room = far
-            else:
+                known = _Path(far, fastest=slow)
+            if not away:
                 chain = model.chain
                 points = chain.places(chain.poses(posture))[:len(self._radius)]
                 self._measure(points.transpose(1, 0, 2), plan, known)
@@ -299,65 +305,83 @@ class RobotGuard:
         bound = float(plan.rate[0] @ self._links.lengths[-1])
         return bound if bound <= self._allowed else None
 
-    def _far(self, plan: Plan) -> np.ndarray | None:
+    def _far(self, plan: Plan) -> np.ndarray:
         """
-        Least distances to the margins `(O, P)` by how far points can move, if none is broken.
+        Least distances to the margins `(O, P)` by how far points can move.
 
         A distance changes by no more than its point moves. Since the posture for which distances
-        were last computed, a point has moved, and moves in the manoeuvre, at most by
-        `Links.travel`.
+        to an obstacle were last computed, a point has moved, and moves in the manoeuvre, at most
+        by `Links.travel`.
         """
         if not self._pairs:
             return _NOTHING
-        if self._anchor is None:
-            return None
         position, pose, clearance = self._anchor
-        way = np.abs(self._start - position) * self.limits.joint \
-            + np.abs(plan.manoeuvre.offset[-1])
+        way = np.abs(self._start - position)
+        way *= self.limits.joint
+        way += np.abs(plan.manoeuvre.offset[-1])
         count = len(self._radius)
-        if self._drive and self._in_world.any():
-            moved = self._world_links.travel(way)[:count] + float(
-                np.hypot(*(self._pose - pose)[:2])) + abs(
-                self._pose[2] - pose[2]) * self._world_links.lengths.sum(axis=1)[:count]
+        if self._moving:
+            moved = self._world_links.travel(way)[:, :count]
+            step = np.abs(self._pose - pose)
+            moved += np.hypot(step[:, 0], step[:, 1])[:, None] + step[:, 2:] * self._spans
         else:
-            moved = self._links.travel(way)[:count]
-        room = clearance - moved - self.spec.distance_margin + self._keep - self._slack(plan)
-        return room if (room > 0.0).all() else None
+            moved = self._links.travel(way)[:, :count]
+        return clearance - moved + (self._keep - self.spec.distance_margin) - self._slack(plan)
 
     def _slack(self, plan: Plan) -> np.ndarray | float:
         """How far points can be from where they are reckoned to be [m]; see `EffortGuard`."""
         return 0.0
 
     def _measure(self, points: np.ndarray, plan: Plan, path: _Path) -> None:
-        """Find the distances of the points `(S, P, 3)` along their way."""
+        """
+        Find the distances along the way to obstacles that are not far.
+
+        :param points: along the way, `(S, P, 3)` [m].
+        :param plan: the manoeuvre.
+        :param path: its `room` is what `_far` says; the rest is filled in.
+        """
         manoeuvre, (samples, count) = plan.manoeuvre, points.shape[:2]
-        heading = np.zeros((samples, 3))
-        distance = np.empty((self._obstacles, samples, count))
-        normal = np.empty((self._obstacles, samples, count, 3))
-        lowest = np.empty((self._obstacles, samples - 1, count))
-        for places, shapes, in_world in self._groups:
+        obstacles = self._obstacles
+        near = np.logical_or.reduce(path.room < NEAR, axis=1)   # others get no row either
+        heading, off = None, self._slack(plan)
+        path.distance = np.empty((obstacles, samples, count))
+        path.normal = np.empty((obstacles, samples, count, 3))
+        path.pieces = np.empty((obstacles, samples - 1, count))
+        position, pose, clearance = self._anchor
+        for places, in_world in self._groups:
+            places = places[near[places]]
+            if not len(places):
+                continue
             seen, links, slack = points, self._links, None
             rate, change = plan.rate, plan.change
             if in_world and self._drive:
                 heading, error = self._drive_on(self._pose, manoeuvre.offset)
                 slack, seen, links = error[1:], _placed(points, heading), self._world_links
                 rate, change = manoeuvre.sizes @ links.rates
-            value, gradient = shapes.distance(seen.reshape(-1, 3))
+            value, gradient = self._shapes_of(places).distance(seen.reshape(-1, 3))
             value = value.reshape(-1, samples, count)
             gradient = gradient.reshape(-1, samples, count, 3)
-            distance[places], normal[places] = value, gradient
-            lowest[places] = lowest_between(value, gradient, seen, sagitta(
+            lowest = lowest_between(value, gradient, seen, sagitta(
                 rate, change, manoeuvre.duration, links.lengths[:count]))
             if slack is not None:
-                lowest[places] -= slack[:, None]
-        distance -= self._radius
-        self._anchor = (self._start, self._pose, distance[:, 0])
-        # What is too near already may stay there, not come nearer.
-        off = self._slack(plan)
-        least = np.minimum(distance[:, 0] - off, self.spec.distance_margin) - self._keep
-        path.pieces = lowest - (self._radius + off + least)[:, None]
-        path.room, path.heading = path.pieces.min(axis=1), heading
-        path.distance, path.normal = distance, normal
+                lowest -= slack[:, None]
+            value -= self._radius
+            # What is too near already may stay there, not come nearer.
+            least = np.minimum(value[:, 0] - off, self.spec.distance_margin) - self._keep[places]
+            lowest -= (self._radius + off + least)[:, None]
+            path.room[places] = np.minimum.reduce(lowest, axis=1)
+            path.pieces[places], path.distance[places] = lowest, value
+            path.normal[places] = gradient
+            position[places], pose[places] = self._start, self._pose
+            clearance[places] = value[:, 0]
+        path.heading = heading
+
+    def _shapes_of(self, places: np.ndarray) -> Shapes:
+        """Some of the obstacles, grouped by shape."""
+        key = places.tobytes()
+        if key not in self._shapes:
+            self._shapes[key] = Shapes([self._bodies[place] for place in places])
+        return self._shapes[key]
 
     def excess(self, command: np.ndarray) -> np.ndarray:
         """
@@ -393,10 +417,10 @@ class RobotGuard:
         matrix = np.zeros((len(self.names), self._size))
         low, high = np.full(len(matrix), -np.inf), np.full(len(matrix), np.inf)
         row, excess = 0, self.excess(reference)
-        if self._sharper is not None:   # a limit that is kept was not looked at closely
-            excess = excess.copy()
+        while self._sharper is not None:   # a limit that is kept was not looked at closely
+            sharper, self._sharper = self._sharper, None
             excess[self._power_places] = np.maximum(
-                self._power_now, self._sharper()) - self.spec.power
+                self._power_now, sharper()) - (self.spec.power or 0.0)
         if self._pairs:
             self._distance_rows(reference, matrix, high)
             row = self._pairs
@@ -425,21 +449,21 @@ class RobotGuard:
         path, plan = self._follow(reference), self._plan(reference)
         if path.pieces is None:
             return   # all far away
-        pieces, worst = path.pieces, path.pieces.argmin(axis=1)
-        assert path.distance is not None and path.normal is not None and path.heading is not None
+        pieces, distance, normals = path.pieces, path.distance, path.normal
+        assert distance is not None and normals is not None
         for obstacle, point in zip(*np.nonzero(path.room < NEAR), strict=True):
-            piece = worst[obstacle, point]
-            ends = path.distance[obstacle, piece:piece + 2, point]
+            piece = pieces[obstacle, :, point].argmin()
+            ends = distance[obstacle, piece:piece + 2, point]
             # nothing can be done about where the manoeuvre begins
             sample = max(piece + int(ends[1] <= ends[0]), 1)
-            normal = path.normal[obstacle, sample, point]
+            normal = normals[obstacle, sample, point]
             jacobian = self._jacobian(plan, sample, point)
-            if self._in_world[obstacle]:
+            if self._in_world[obstacle] and path.heading is not None:
                 yaw = path.heading[sample, 2]
                 cosine, sine = np.cos(yaw), np.sin(yaw)
                 normal = np.array([cosine * normal[0] + sine * normal[1],
                                    cosine * normal[1] - sine * normal[0], normal[2]])
-            else:
+            elif self._drive:
                 jacobian[:, list(self._drive.values())] = 0.0
             gradient = -(normal @ jacobian) * plan.manoeuvre.gain(sample) * self._stretch
             row = obstacle * len(self._radius) + point
@@ -492,6 +516,7 @@ class RobotGuard:
         previous = self._moment.previous * self.limits.moving
         model = self.model
         inertia, bias = model.dynamics(self._start, previous)
+        self._inertia = inertia
         if model.plain:
             columns = inertia / self._step
         else:
@@ -530,8 +555,13 @@ class RobotGuard:
         # a command that is refused anyway need not be followed into its braking
         self._held_counts = np.zeros(len(excess), dtype=bool)
         self._sharper = None
-        later = None if refused or (excess > 0.0).any() else self._braking(plan)
-        if later is not None:
+        later = None
+        if not (refused or (excess > 0.0).any()):
+            self._fast = max(self._fast - 1, 0)
+            later = None if self._fast else self._slowly(plan)
+            if later is None:
+                self._fast = self._fast or FAST
+                later = self._braking(plan)
             excess = np.maximum(excess, later[:, :excess.shape[1]])
         parts = [excess]
         if edges:
@@ -548,6 +578,27 @@ class RobotGuard:
                 power = np.maximum(power, later[:, -1])
             parts.append(power[:, None] - self.spec.power)
         return np.concatenate(parts, axis=1).ravel()
+
+    def _slowly(self, plan: Plan) -> np.ndarray | None:
+        """A bound of what `_braking` gives, from forces at rest; None if that breaks a limit."""
+        assert self._forces is not None
+        rest = self.model.gravity(self._start)
+        off = self._forces.around(plan.manoeuvre, np.abs(self._inertia))
+        size = np.abs(rest) + off
+        parts = [size[:, self._torque_dofs] - self._effort[self._used]]
+        if len(self._edges):
+            parts.append(
+                rest[:, :6] @ self._tipping.T + off[:, :6] @ np.abs(self._tipping).T)
+        if self.spec.power:
+            parts.append((size[:, self._dofs] @ plan.manoeuvre.sizes[0, 0, self._moved]
+                          - self.spec.power)[:, None])
+        found = np.concatenate(parts, axis=1)
+        if not (found <= 0.0).all():
+            return None
+        if self.spec.power:
+            found[:, -1] += self.spec.power
+            self._sharper = lambda: self._braking(plan)[:, -1]
+        return found
 
     def _braking(self, plan: Plan) -> np.ndarray:
         """

@@ -107,6 +107,8 @@ def test_forces_and_power_stay_within_their_bounds(seed, sliding, share):
     ends = ends[:, :-1].reshape(len(ends), -1, 2, model.nv)
     power = greatest_power(
         ends[..., model.dofs], off[:, model.dofs], plan.velocity[:, model.entries])
+    rest, inertia = model.gravity(start), np.abs(model.dynamics(start, np.zeros(JOINTS))[0])
+    away = bounds.around(plan, inertia)[:, None]
     x, worst = np.linspace(0.0, 1.0, FINE)[:, None], np.zeros(len(model.payloads))
     for piece in range(len(plan.duration)):
         position, speed = fine(plan, start, piece)
@@ -115,6 +117,7 @@ def test_forces_and_power_stay_within_their_bounds(seed, sliding, share):
             model.velocity(np.tile(plan.acceleration[piece], (FINE, 1))))
         chord = (1 - x) * ends[:, None, piece, 0] + x * ends[:, None, piece, 1]
         assert (np.abs(forces - chord) <= off[piece] + 1e-7).all()
+        assert (np.abs(forces - rest[:, None]) <= away + 1e-7).all()
         work = np.maximum(forces[..., model.dofs] * speed[:, model.entries], 0.0).sum(axis=2)
         worst = np.maximum(worst, work.max(axis=1))
     assert (worst <= power + 1e-7).all()

@@ -14,6 +14,7 @@ from liquid_policy.barrier import FilterSettings, JointFeedback, SafetyFilter, S
 from liquid_policy.barrier_guard import separation_speed
 from liquid_policy.barrier_load import make_guard
 from liquid_policy.barrier_rows import Moment, build_constraints
+from liquid_policy.barrier_shapes import Shapes
 from liquid_policy.limits import LimitsError
 from liquid_policy.safety_spec import ObstacleSpec, PointSpec, SafetySpec, SeparationSpec
 
@@ -41,8 +42,7 @@ def distances(guard, position, velocity):
     """Clearance of every point to every obstacle, and the tool's speed."""
     points, tool = guard.model.points(
         guard.model.configuration(position[None]), guard.model.velocity(velocity[None]))
-    found = [shapes.distance(points[0])[0] - guard._radius for _, shapes, _ in guard._groups]
-    clearance = np.concatenate(found) if found else np.zeros(0)
+    clearance = Shapes(list(guard.spec.obstacles.values())).distance(points[0])[0] - guard._radius
     return clearance, float(np.linalg.norm(tool[0]))
 
 
@@ -57,8 +57,7 @@ def proposal_of(kind, generator, guard, position, tick, held):
     # adversarial: steepest way of the nearest point into its obstacle
     q = guard.model.configuration(position[None])
     points, _ = guard.model.points(q, guard.model.velocity(np.zeros((1, JOINTS))))
-    _, shapes, _ = guard._groups[0]
-    distance, normal = shapes.distance(points[0])
+    distance, normal = Shapes(list(guard.spec.obstacles.values())).distance(points[0])
     body, point = np.unravel_index(
         (distance - guard._radius).argmin(), distance.shape)
     slope = normal[body, point] @ guard.model.point_jacobian(q[0], int(point), JOINTS)
