@@ -8,7 +8,6 @@ programme. A safe proposal comes back bit for bit.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -110,6 +109,7 @@ class SafetyFilter:
         self._issued: deque[tuple[float, np.ndarray]] = deque([(0.0, self.command)], maxlen=1000)
         self._time = 0.0
         self._rate = np.zeros(len(self.limits.names))
+        self._asked: np.ndarray | None = None   # the last proposal, None when there was none
         self.box: Box | None = None   # safe commands of the last call, None when it braked
 
     @property
@@ -167,13 +167,14 @@ class SafetyFilter:
             reasons = (self._stop_reason, *reasons)
         self.box = None
         if reasons:
-            result = self._brake(elapsed, reasons)
+            result, self._asked = self._brake(elapsed, reasons), None
         else:
             assert action is not None and feedback is not None
             wanted = Proposal(np.asarray(action, dtype=float))
             if isinstance(proposal, Proposal):
                 wanted = replace(proposal, action=wanted.action)
             result = self._limit(wanted, feedback, elapsed, human_distance)
+            self._asked = wanted.action
         if self._jerky and elapsed > 0.0:
             step = min(elapsed, self.settings.longest_period)
             self._rate = (result.command - self.command) / step
@@ -196,13 +197,13 @@ class SafetyFilter:
             found.append('no proposal')
         elif np.shape(action) != (size,):
             found.append(f'proposal: expected {size} entries, came shape {np.shape(action)}')
-        elif not _all_finite(action):
+        elif not np.logical_and.reduce(np.isfinite(action)):
             bad = [name for name, value in zip(self.limits.names, action, strict=True)
                    if not np.isfinite(value)]
             found.append(f'proposal is not finite: {", ".join(bad)}')
         if feedback is None:
             found.append('no joint states')
-        elif not _all_finite(feedback.position[self.limits.joint]):
+        elif not np.logical_and.reduce(np.isfinite(feedback.position[self.limits.joint])):
             found.append('joint positions are not finite')
         else:
             found.extend(self._overloaded(feedback))
@@ -236,7 +237,7 @@ class SafetyFilter:
             self._issued.popleft()
         moment = Moment(
             feedback, self.command, np.array([command for _, command in self._issued]), elapsed,
-            human_distance, self._rate if self._jerky else None)
+            human_distance, self._rate if self._jerky else None, self._asked)
         box = self._boxes.make(feedback, self.command, moment.recent, elapsed, moment.rate)
         if not (box.low <= box.high).all():  # false for NaN too, which would let anything pass
             return self._brake(elapsed, ('the limits leave no command; braking',))
@@ -250,8 +251,3 @@ class SafetyFilter:
             return replace(braked, active=found.active, amounts=found.amounts)
         state = State.LIMITING if found.reasons else State.PASSING
         return Filtered(found.command, state, found.reasons, found.active, found.amounts)
-
-
-def _all_finite(values: np.ndarray) -> bool:
-    """Whether all values are finite; the sum of their squares is only if they are, and quicker."""
-    return math.isfinite(np.dot(values, values)) or bool(np.isfinite(values).all())

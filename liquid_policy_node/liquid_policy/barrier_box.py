@@ -191,6 +191,45 @@ def brake(previous: np.ndarray, limits: Limits, step: float) -> np.ndarray:
     return np.where(limits.moving, slower, previous)
 
 
+def eased(
+    wanted: np.ndarray, asked: np.ndarray | None, previous: np.ndarray, jerk: np.ndarray,
+    step: float,
+) -> np.ndarray:
+    """
+    What to aim at on the way to a proposal, so that a limited jerk does not overshoot it.
+
+    Near the proposal the command changes no faster than can be undone on the rest of the way: by
+    j s less in each of the n steps of s that it takes, at a rate of
+
+        |gap| / (n s) + (n - 1) j s / 2,   n the least with   n (n + 1) / 2 j s^2 >= |gap|.
+
+    The rate at which the proposals themselves change comes on top. Proposals that were followed so
+    far are left as they are.
+
+    :param wanted: the proposal, `(A,)`.
+    :param asked: the one before, `(A,)`; None: like this one.
+    :param previous: the last command, `(A,)`.
+    :param jerk: largest change of a command's rate per second, inf without, `(A,)`.
+    :param step: time since the last command [s].
+    :return: `(A,)`; entries that need no easing come back bit for bit.
+
+    Source: the constant-jerk end of a time-optimal profile, as in Berscheid and Kroeger,
+    Jerk-limited real-time trajectory generation, RSS 2021, in discrete time.
+    """
+    if not step > 0.0:
+        return wanted
+    own = np.zeros(len(wanted)) if asked is None else (wanted - asked) / step
+    gap = wanted - previous
+    limited = np.isfinite(jerk) & (np.abs(gap / step - own) > jerk * step)
+    if not limited.any():
+        return wanted
+    change = np.where(limited, jerk, 1.0) * step
+    way = np.abs(gap) / step
+    steps = np.maximum(np.ceil(0.5 * (np.sqrt(1.0 + 8.0 * way / change) - 1.0)), 1.0)
+    rate = np.sign(gap) * (way / steps + 0.5 * (steps - 1.0) * change) + own
+    return np.where(limited, previous + rate * step, wanted)
+
+
 def safe_box(
     limits: Limits, settings: FilterSettings, feedback: JointFeedback, previous: np.ndarray,
     recent: np.ndarray, elapsed: float, rate: np.ndarray | None = None,

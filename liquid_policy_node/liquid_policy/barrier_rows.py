@@ -32,6 +32,7 @@ class Moment:
     :param elapsed: time since the last command [s].
     :param human_distance: distance of the nearest human to the robot [m]; infinite without one.
     :param rate: how fast the command changed in the last step, `(A,)`; for jerk limits only.
+    :param asked: the last proposal, `(A,)`; for jerk limits only.
     """
 
     feedback: JointFeedback
@@ -40,6 +41,7 @@ class Moment:
     elapsed: float
     human_distance: float = np.inf
     rate: np.ndarray | None = None
+    asked: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,9 +21,11 @@ import numpy as np
 from liquid_policy.barrier_box import (
     ACCELERATION,
     CAUSES,
+    JERK,
     Box,
     FilterSettings,
     brake,
+    eased,
     safe_box,
 )
 from liquid_policy.barrier_qp import nearest_command
@@ -111,13 +113,19 @@ class NearestSafe:
         spread = self._spread(proposal)
         if spread is not None:
             box = self._tighter_box(spread)
-        action = proposal.action
-        candidate = np.minimum(np.maximum(action, box.low), box.high)
+        action = wanted = proposal.action
+        if moment.rate is not None:
+            wanted = eased(action, moment.asked, moment.previous, self._limits.jerk,
+                           min(max(moment.elapsed, 0.0), self._settings.longest_period))
+        candidate = np.minimum(np.maximum(wanted, box.low), box.high)
         changed = (candidate != action).nonzero()[0]
         active, amounts = [], []
         if len(changed):
             by = candidate - action
-            cause = np.where(by > 0.0, *box.causes).tolist()
+            cause = np.where(by > 0.0, *box.causes)
+            if wanted is not action:
+                cause[candidate == wanted] = JERK
+            cause = cause.tolist()
             active = [f'{CAUSES[cause[index]]}/{self._limits.names[index]}' for index in changed]
             amounts = np.abs(by)[changed].tolist()
         excess = self._excess(candidate)
@@ -133,9 +141,9 @@ class NearestSafe:
                          tuple(amounts))
         active += [self._names[index] for index in broken]
         amounts += [max(float(excess[index]), 0.0) for index in broken]
-        command, notes = self._solve(action, candidate, box, spread)
+        command, notes = self._solve(wanted, candidate, box, spread)
         if command is None and spread is not None:
-            command, notes = self._solve(action, candidate, self._box, None)
+            command, notes = self._solve(wanted, candidate, self._box, None)
             notes = ('the chance margin leaves no command and was given up', *notes)
         return Found(
             command, (f'limited by {", ".join(active)}', *notes), tuple(active), tuple(amounts))
