@@ -135,7 +135,8 @@ def store_depth(depths: np.ndarray) -> np.ndarray:
 
 
 def cached_episodes(paths: Iterable[str | Path], interface: Interface, folder: str | Path,
-                    workers: int = 2, progress=None) -> StoredEpisodes:
+                    workers: int = 2, progress=None, namespace: str | None = None
+                    ) -> StoredEpisodes:
     """
     Return every episode of the bags, decoded once and memory-mapped after.
 
@@ -144,17 +145,19 @@ def cached_episodes(paths: Iterable[str | Path], interface: Interface, folder: s
     :param folder: where decoded bags are kept, by a digest of bag and interface.
     :param workers: processes that decode.
     :param progress: called with (bags done, bags).
+    :param namespace: of the recorded robot, where bags hold several.
     :raises ValueError: if a path has no bag or an episode cannot be learned from.
     :raises OSError: if a decoding process was ended from outside.
     """
     from liquid_trainer.bag_file import find_bags
     bags, folder = find_bags(list(paths)), Path(folder)
     text = interface.to_yaml()
-    digests = _Digests(folder / 'digests.jsonl', text)
+    digests = _Digests(folder / 'digests.jsonl',
+                       text if namespace is None else f'{text}\nnamespace: {namespace}')
     keys = [digests.of(bag) for bag in bags]
     missing = [(bag, key) for bag, key in zip(bags, keys, strict=True)
                if not (folder / key / 'index.json').exists()]
-    jobs = [(str(bag), text, str(folder / key)) for bag, key in missing]
+    jobs = [(str(bag), text, str(folder / key), namespace) for bag, key in missing]
     done = len(bags) - len(jobs)
     if progress:
         progress(done, len(bags))
@@ -281,10 +284,11 @@ class _Digests:
         return self._known[key]
 
 
-def _decode(job: tuple[str, str, str]) -> int:
-    from liquid_trainer.bags import read_episodes
-    bag, text, folder = job
-    return write_stored(read_episodes([bag], parse_interface(text)), folder)
+def _decode(job: tuple[str, str, str, str | None]) -> int:
+    from liquid_trainer.bags import ReadSettings, read_episodes
+    bag, text, folder, namespace = job
+    return write_stored(
+        read_episodes([bag], parse_interface(text), ReadSettings(namespace=namespace)), folder)
 
 
 def _map(jobs: list, workers: int) -> Iterator[int]:

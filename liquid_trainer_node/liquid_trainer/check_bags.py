@@ -42,13 +42,15 @@ def describe(episode: Episode, interface: Interface) -> list[str]:
     return lines
 
 
-def check(paths: list[Path], interface: Interface, images: bool = True) -> Iterator[str]:
+def check(paths: list[Path], interface: Interface, images: bool = True,
+          namespace: str | None = None) -> Iterator[str]:
     """
     Read bags and say what is in them.
 
     :param paths: bags or folders of bags.
     :param interface: the robot's interface.
     :param images: read images too.
+    :param namespace: of the robot, where bags hold several.
     :raises BagError: for a bag that cannot be used.
     """
     notes: list[str] = []
@@ -59,8 +61,8 @@ def check(paths: list[Path], interface: Interface, images: bool = True) -> Itera
             bar.total = total
             bar.update(done - bar.n)
 
-        for episode in read_episodes(paths, interface, ReadSettings(images=images), forward,
-                                     notes.append):
+        settings = ReadSettings(images=images, namespace=namespace)
+        for episode in read_episodes(paths, interface, settings, forward, notes.append):
             yield from (f'note: {note}' for note in notes)
             notes.clear()
             yield from describe(episode, interface)
@@ -79,8 +81,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('bags', nargs='+', type=Path, help='bags, or folders with bags')
     parser.add_argument('--interface', type=Path, required=True, help="the robot's interface file")
     parser.add_argument('--no-images', action='store_true', help='leave images out; faster')
+    parser.add_argument('--namespace', default=None,
+                        help='of the robot, where bags hold several')
     options = parser.parse_args(argv)
-    for line in check(options.bags, load_interface(options.interface), not options.no_images):
+    for line in check(options.bags, load_interface(options.interface), not options.no_images,
+                      options.namespace):
         tqdm.write(line)
     return 0
 

@@ -183,6 +183,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--output', type=Path, required=True, help='list to write')
     parser.add_argument('--cache', type=Path, default=Path('runs/cache'),
                         help='folder for decoded bags, the same as for train')
+    parser.add_argument('--namespace', default=None,
+                        help='of the robot, where bags hold several')
     parser.add_argument('--workers', type=int, default=2, help='processes that decode')
     for name, entry in CurationSettings.__dataclass_fields__.items():
         value = getattr(default, name)
@@ -192,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = CurationSettings(**{name: getattr(options, name)
                                    for name in CurationSettings.__dataclass_fields__})
     found = episodes_by_bag(options.bags, load_interface(options.interface), options.cache,
-                            options.workers)
+                            options.workers, None, options.namespace)
     tracks = [track_of(episode[0], _label(bag, number, episode))
               for bag, number, episode in found]
     choices = curate(tracks, settings, [(str(bag.resolve()), number)

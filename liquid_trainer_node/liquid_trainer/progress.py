@@ -28,13 +28,14 @@ class Progress:
         self._path = folder / 'history.jsonl'
         if not append:
             self._path.unlink(missing_ok=True)
-        self.rows = [json.loads(line) for line in self._path.read_text().splitlines()] \
-            if self._path.exists() else []
+        self.rows = _read(self._path)
         if since is not None:
             last = (STAGES.index(since[0]), since[1])
             self.rows = [row for row in self.rows
                          if (STAGES.index(row['stage']), row['step']) <= last]
-            self._path.write_text(''.join(json.dumps(row) + '\n' for row in self.rows))
+            beside = self._path.with_suffix('.part')
+            beside.write_text(''.join(json.dumps(row) + '\n' for row in self.rows))
+            beside.replace(self._path)
         self._drawn = -1
         self._bar = tqdm(total=100, disable=quiet, bar_format=(
             '{l_bar}{bar}| {elapsed} {postfix}'))
@@ -100,6 +101,16 @@ class Silence:
 
     def close(self) -> None:
         """Close nothing."""
+
+
+def _read(history: Path) -> list[dict]:
+    rows = []
+    for line in history.read_text().splitlines() if history.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:      # the last line of a process that was killed
+            continue
+    return rows
 
 
 def _tensorboard(folder: Path, since: int | None):

@@ -71,6 +71,14 @@ def best_weights(path: str | Path) -> dict[str, torch.Tensor] | None:
     return found or None
 
 
+def _differences(one: Any, other: Any, name: str = '') -> list[str]:
+    """What another tree of settings has otherwise."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [text for key in {**one, **other} for text in _differences(
+            one.get(key), other.get(key), f'{name}.{key}' if name else key)]
+    return [] if one == other else [f'{name} {other} instead of {one}']
+
+
 def load_learner(path: str | Path, learner: Learner) -> dict[str, Any]:
     """
     Put a learner where the saved one was and return the caller's `extra`.
@@ -81,8 +89,9 @@ def load_learner(path: str | Path, learner: Learner) -> dict[str, Any]:
     meta = read_extra(path)
     came = json.loads(json.dumps(learner.policy.settings.to_dict()))
     if meta['policy'] != came:
-        raise ResumeError(f'{path}: expected a policy of settings {came}, came '
-                          f'{meta["policy"]}; use the same --core and --interface')
+        raise ResumeError(f'{path}: expected a policy of these settings, came one with '
+                          f'{", ".join(_differences(came, meta["policy"]))}; use the same --core '
+                          'and --interface')
     with safe_open(path, 'pt') as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 

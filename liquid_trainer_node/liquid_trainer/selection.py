@@ -154,23 +154,25 @@ def ticks_of(times: np.ndarray, parts: Iterable[tuple[float, float]]) -> list[tu
 
 
 def episodes_by_bag(paths: Iterable[str | Path], interface: Interface, cache: str | Path,
-                    workers: int = 1, progress=None) -> list[tuple[Path, int, StoredEpisodes]]:
+                    workers: int = 1, progress=None, namespace: str | None = None
+                    ) -> list[tuple[Path, int, StoredEpisodes]]:
     """
     Return bag, number within it, and the episode (as a sequence of one) of every episode.
 
     :raises ValueError: as `cached_episodes`.
     """
     bags = find_bags(list(paths))
-    cached_episodes(bags, interface, cache, workers, progress)
+    cached_episodes(bags, interface, cache, workers, progress, namespace)
     found = []
     for bag in bags:
-        episodes = cached_episodes([bag], interface, cache, 1)
+        episodes = cached_episodes([bag], interface, cache, 1, None, namespace)
         found += [(bag, number, episodes.chosen([number])) for number in range(len(episodes))]
     return found
 
 
 def chosen_episodes(choices: Sequence[Choice], paths: Iterable[str | Path], interface: Interface,
-                    cache: str | Path, workers: int = 1, progress=None) -> StoredEpisodes:
+                    cache: str | Path, workers: int = 1, progress=None,
+                    namespace: str | None = None) -> StoredEpisodes:
     """
     Return what a list has chosen, in the order of the bags.
 
@@ -186,7 +188,8 @@ def chosen_episodes(choices: Sequence[Choice], paths: Iterable[str | Path], inte
     places: list[Any] = []
     demonstrations: list[str] = []
     parts: list[tuple[int, int, int]] = []
-    for bag, number, episode in episodes_by_bag(paths, interface, cache, workers, progress):
+    for bag, number, episode in episodes_by_bag(
+            paths, interface, cache, workers, progress, namespace):
         choice = wanted.pop((bag.resolve(), number), None)
         if choice is None:
             continue

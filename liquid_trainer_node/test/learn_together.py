@@ -19,10 +19,11 @@ from liquid_policy.interface import load_interface
 from liquid_policy.policy import Policy
 from liquid_policy.settings import PolicySettings
 from liquid_trainer.arrays import ArrayEpisodes
+from liquid_trainer.building import build_policy
 from liquid_trainer.parallel import Group, LostProcessError
 from liquid_trainer.settings import LearningSettings
 from liquid_trainer.task_learner import TaskLearner, TaskLearningSettings
-from liquid_trainer.train import Training, build_policy
+from liquid_trainer.training import Training
 
 INTERFACE = Path(__file__).parents[2] / 'config' / 'manipulator.interface.yaml'
 SETTINGS = LearningSettings(steps=(2, 3, 2), frame_batch=4, core_batch=4, joint_batch=2,

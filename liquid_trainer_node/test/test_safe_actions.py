@@ -19,9 +19,11 @@ from liquid_policy.heads.mixture import Mixture  # noqa: E402
 from liquid_policy.interface import load_interface  # noqa: E402
 from liquid_policy.limits import LimitsError, load_limits  # noqa: E402
 from liquid_policy.policy import Scaling  # noqa: E402
+from liquid_trainer.building import build_policy  # noqa: E402
 from liquid_trainer.safe_actions import SafeActions, find_description  # noqa: E402
 from liquid_trainer.settings import LearningSettings  # noqa: E402
-from liquid_trainer.train import Training, build_policy, parse_arguments  # noqa: E402
+from liquid_trainer.train import parse_arguments  # noqa: E402
+from liquid_trainer.training import Training  # noqa: E402
 from liquid_trainer.windows import Demonstrations  # noqa: E402
 
 INTERFACE = Path(__file__).parents[2] / 'config' / 'manipulator.interface.yaml'

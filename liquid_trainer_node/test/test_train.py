@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -16,9 +17,16 @@ from synthetic import follow_episode  # noqa: E402
 from liquid_policy.checkpoint import load_checkpoint  # noqa: E402
 from liquid_policy.interface import load_interface  # noqa: E402
 from liquid_policy.runtime import EncoderRuntime, PolicyRuntime  # noqa: E402
+from liquid_trainer.building import build_policy  # noqa: E402
 from liquid_trainer.resume import ResumeError, read_extra  # noqa: E402
 from liquid_trainer.settings import LearningSettings  # noqa: E402
-from liquid_trainer.train import Training, build_policy, main, parse_arguments  # noqa: E402
+from liquid_trainer.train import (  # noqa: E402
+    _asked_to_stop,
+    _keep_earlier,
+    main,
+    parse_arguments,
+)
+from liquid_trainer.training import Training  # noqa: E402
 
 INTERFACE = Path(__file__).parents[2] / 'config' / 'manipulator.interface.yaml'
 SETTINGS = LearningSettings(steps=(3, 4, 2), frame_batch=4, core_batch=3, joint_batch=2,
@@ -106,6 +114,49 @@ def test_killed_training_goes_on_to_the_same_result(episodes, finished, tmp_path
         np.testing.assert_array_equal(came[name], value, err_msg=name)
 
 
+def test_training_that_is_asked_to_stop_saves_and_goes_on(episodes, finished, tmp_path):
+    """Ctrl-C loses nothing: the state is saved between two steps."""
+    training = _training(episodes, tmp_path)
+    training.asked = lambda: (training.learner.stage, training.learner.step_count) == ('core', 3)
+    with pytest.raises(KeyboardInterrupt):
+        training.run()
+    with open(tmp_path / 'history.jsonl', 'a') as file:
+        file.write('{"stage": "core", "st')     # and a line that was not finished
+    known = load_checkpoint(finished[1]).weights
+    came = load_checkpoint(_training(episodes, tmp_path, resume=True).run()).weights
+    for name, value in known.items():
+        np.testing.assert_array_equal(came[name], value, err_msg=name)
+
+
+def test_a_training_does_not_go_on_with_other_demonstrations(episodes, tmp_path):
+    """It would not be the same training, and its streams point into the first ones."""
+    training = _training(episodes, tmp_path)
+    training.learner.begin('core')
+    training._save()
+    with pytest.raises(ResumeError, match='demonstrations that it was begun with.*--init'):
+        _training(episodes[:-1], tmp_path, resume=True)
+
+
+def test_ctrl_c_asks_once_and_ends_the_second_time():
+    before = signal.getsignal(signal.SIGINT)
+    with _asked_to_stop() as asked:
+        assert not asked()
+        signal.raise_signal(signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_was_learned_before_is_kept(tmp_path):
+    for number in range(2):
+        (tmp_path / 'checkpoint.safetensors').write_text(str(number))
+        _keep_earlier(tmp_path / 'checkpoint.safetensors')
+    _keep_earlier(tmp_path / 'checkpoint.safetensors')
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        'checkpoint_1.safetensors': '0', 'checkpoint_2.safetensors': '1'}
+
+
 def test_best_weights_and_patience_survive_a_kill(episodes, finished, tmp_path):
     """A state saved after the best score gives back the weights that had it."""
     training = _training(episodes, tmp_path)
@@ -174,7 +225,7 @@ def test_finished_training_resumes_to_nothing_but_its_checkpoint(episodes, finis
 
 def test_saved_state_of_another_policy_is_refused(episodes, finished):
     robot = load_interface(INTERFACE)
-    with pytest.raises(ResumeError, match='use the same --core'):
+    with pytest.raises(ResumeError, match='core.kind cfc instead of lstm.*use the same --core'):
         Training(episodes, robot, build_policy(robot, 'lstm', 0.25), SETTINGS, finished[0],
                  resume=True, quiet=True)
 
@@ -203,5 +254,9 @@ def test_mistakes_are_named(capsys, tmp_path):
     assert 'expected 3 numbers' in capsys.readouterr().err
     with pytest.raises(SystemExit):
         parse_arguments(['--bags', 'x', *common, '--core', 'transformer'])
+    (tmp_path / 'torn.safetensors').write_bytes(b'nothing')
+    assert main(['--bags', 'x', *common, '--init-encoder', str(tmp_path / 'torn.safetensors')]) \
+        == 1
+    assert 'torn.safetensors: expected safetensors' in capsys.readouterr().err
     assert main(['--bags', str(tmp_path / 'nowhere'), *common]) == 1
     assert 'nowhere' in capsys.readouterr().err

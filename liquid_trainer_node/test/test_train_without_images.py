@@ -10,13 +10,14 @@ import torch
 from liquid_policy.checkpoint import load_checkpoint
 from liquid_policy.export import to_policy
 from liquid_policy.interface import load_interface
+from liquid_trainer.building import build_policy, positions_of_actions
 from liquid_trainer.cache import cached_episodes
 from liquid_trainer.formats.dataset import Dataset, Demonstration, Feature, Layout, even_stamps
 from liquid_trainer.import_dataset import Import
 from liquid_trainer.learner import Learner, fit_scaling
 from liquid_trainer.scores import held_out_scores
 from liquid_trainer.settings import LearningSettings
-from liquid_trainer.train import build_policy, main, positions_of_actions
+from liquid_trainer.train import main
 from liquid_trainer.windows import Demonstrations
 
 RATE = 20.0

@@ -159,9 +159,9 @@ def learning(bags: list[Path], interface: Path, cache: Path, steps: int) -> dict
     """Learn from cached bags; return the most memory, beyond torch's, and rates."""
     import torch
 
+    from liquid_trainer.building import build_policy
     from liquid_trainer.learner import Learner, fit_scaling
     from liquid_trainer.settings import LearningSettings
-    from liquid_trainer.train import build_policy
     torch.set_num_threads(1)
     robot = load_interface(interface)
     settings = LearningSettings(steps=(1, 1, 1), threads=1, frame_batch=16)

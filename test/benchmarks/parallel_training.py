@@ -29,11 +29,12 @@ def learn(arguments: argparse.Namespace) -> None:
     import torch
 
     from liquid_policy.interface import load_interface
+    from liquid_trainer.building import build_policy
     from liquid_trainer.cache import cached_episodes
     from liquid_trainer.learner import Learner, fit_feature_scaling, fit_scaling
     from liquid_trainer.parallel import Group
     from liquid_trainer.settings import LearningSettings
-    from liquid_trainer.train import build_policy, keep_memory
+    from liquid_trainer.train import keep_memory
     from liquid_trainer.windows import Demonstrations
     keep_memory()
     torch.set_num_threads(1)

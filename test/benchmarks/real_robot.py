@@ -32,9 +32,9 @@ from liquid_policy.export import to_policy
 from liquid_policy.interface import load_interface
 from liquid_policy.policy import Policy
 from liquid_sim.evaluate import append_rows, commit
+from liquid_trainer.building import positions_of_actions
 from liquid_trainer.cache import cached_episodes
 from liquid_trainer.learner import encode_images
-from liquid_trainer.train import positions_of_actions
 from liquid_trainer.windows import Demonstrations, split_episodes
 
 RESULTS = Path(__file__).parent / 'results' / 'real_robot.jsonl'
