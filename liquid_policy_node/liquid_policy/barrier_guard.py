@@ -632,9 +632,9 @@ class RobotGuard:
             sharper = partial(
                 greatest_power, forces[:, :-1].reshape(pieces)[..., self._dofs],
                 off[:, self._dofs], manoeuvre.velocity[:, self._moved])
-            if (power <= self.spec.power).all():
-                self._sharper = sharper
-            else:
+            enough = bool((power <= self.spec.power).all())
+            self._sharper = sharper if enough else None
+            if not enough:
                 power = sharper()[:, None]
             parts.append(power)
         return np.concatenate(parts, axis=1)

@@ -194,6 +194,38 @@ def test_rows_agree_with_finite_differences(seed):
             assert rows.matrix[index] == pytest.approx(slopes[index], abs=0.08), name
 
 
+@pytest.mark.parametrize('seed', range(4))
+def test_quick_bounds_decide_as_following_does(seed):
+    """Far, slow, little power: what is not looked at closely would not have been refused."""
+    kinds = dict(points=POINTS, obstacles=OBSTACLES, tool_speed=0.5, power=60.0, torque=True,
+                 payload=(0.0, 1.0))
+    quick, thorough = (make_filter(np.random.default_rng(seed), **kinds)[1] for _ in range(2))
+    thorough._slowly = lambda plan: None
+    thorough._far = lambda plan: np.full((len(OBSTACLES), len(POINTS)), -1e9)
+    generator, position, shortcuts = np.random.default_rng(seed), np.full(JOINTS, 0.3), 0
+    follow = quick._braking
+    for _ in range(150):
+        previous = generator.uniform(-1.0, 1.0, JOINTS) * generator.choice([0.05, 0.3, 1.0])
+        command = previous + generator.uniform(-0.02, 0.02, JOINTS)
+        position = np.clip(position + 0.05 * generator.normal(size=JOINTS), -2.0, 2.0)
+        followed = []
+        quick._braking = lambda plan, followed=followed: followed.append(plan) or follow(plan)
+        moment = Moment(JointFeedback(position, previous, np.full(JOINTS, np.nan)), previous,
+                        previous[None], 0.01)
+        quick.begin(moment)
+        thorough.begin(moment)
+        found, exact = quick.excess(command), thorough.excess(command)
+        shortcuts += not followed and bool((found <= 0.0).all())
+        assert (found + 1e-9 >= exact).all()
+        assert ((found > 0.0) == (exact > 0.0)).all()
+        low, high = quick.rows(command), thorough.rows(command)
+        near = np.isfinite(low.high)   # what is far has no row
+        assert low.matrix[near] == pytest.approx(high.matrix[near], abs=1e-9)
+        assert low.high[near] == pytest.approx(high.high[near], abs=1e-9)
+        assert low.low[near] == pytest.approx(high.low[near], abs=1e-9)
+    assert shortcuts > 20
+
+
 def test_torque_rows_are_exact():
     """Row times command plus rest is what inverse dynamics says, for both payloads."""
     generator = np.random.default_rng(3)
