@@ -13,6 +13,7 @@ no part of the environment).
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import platform
 import sys
 import time
@@ -91,19 +92,17 @@ def solvers() -> dict[str, Solve]:
         found['proxqp'] = by_proxqp
     except ImportError:
         pass
-    try:
-        import torch
-        from qpth.qp import QPFunction
-
+    if importlib.util.find_spec('qpth'):
         def by_qpth(metric, linear, matrix, high, low, sense):
+            # only now: beside torch the filter computes its inverse dynamics one by one
+            import torch
+            from qpth.qp import QPFunction
             rows, bound = split(matrix, high, low)
             none = torch.zeros(0, dtype=torch.float64)
             answer = QPFunction(verbose=-1, maxIter=30)(
                 *map(torch.from_numpy, (metric, linear, rows, bound)), none, none)
             return answer[0].numpy(), 1
         found['qpth'] = by_qpth
-    except ImportError:
-        pass
     return found
 
 
