@@ -36,6 +36,15 @@ def find_type(node, topic: str) -> str | None:
     return types[0] if types and node.count_publishers(topic) else None
 
 
+def active(message) -> bool:
+    """
+    Whether a message does not say that the safety node is inactive.
+
+    :param message: of any type.
+    """
+    return type(message).__name__ != 'SafetyStatus' or message.state != 0
+
+
 def main() -> int:
     """
     Wait for one message.
@@ -49,7 +58,8 @@ def main() -> int:
     topic = node.resolve_topic_name(name)
     received = []
     subscription = None
-    while time.monotonic() < deadline and not received:
+    # One that is about to be active says first that it is not.
+    while time.monotonic() < deadline and not (received and active(received[-1])):
         if subscription is None and (kind := find_type(node, topic)):
             # Best effort hears reliable publishers as well.
             quality = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -62,7 +72,7 @@ def main() -> int:
     if not received:
         print(f'nothing came on {topic}')
         return 1
-    if type(received[0]).__name__ == 'SafetyStatus' and received[0].state == 0:
+    if not active(received[-1]):
         print('the safety node is not active')
         return 1
     print(f'{topic} is alive')

@@ -106,7 +106,7 @@ def test_healthcheck_accepts_an_active_safety_node(status_publisher):
 
 
 def test_healthcheck_refuses_an_inactive_safety_node(status_publisher):
-    done = run_healthcheck(15.0, status_publisher(0))
+    done = run_healthcheck(8.0, status_publisher(0))
     assert done.returncode == 1
     assert 'not active' in done.stdout
 
