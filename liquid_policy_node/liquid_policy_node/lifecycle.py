@@ -37,6 +37,9 @@ class NodeSettings:
     niceness: int = parameter(
         0, 'Niceness of all threads, set when activating; 0 leaves it. Below 0 needs the right to '
         '(CAP_SYS_NICE), without it the node runs as it is.', low=-20, high=19)
+    priority: int = parameter(
+        0, 'Real-time priority (SCHED_RR) of all threads, set when activating; 0: none. Needs the '
+        'same right or a limit of rtprio; without it niceness holds.', low=0, high=90)
     executor: str = parameter(
         'lean', "What runs the callbacks: our own executor, rclpy's single-threaded or "
         'multi-threaded one, or its experimental one made of events.',
@@ -163,6 +166,7 @@ class ManagedNode(LifecycleNode):
         if result == TransitionCallbackReturn.SUCCESS:
             self.active = True
             self._set_niceness(self.settings.niceness)
+            self._set_priority(self.settings.priority)
             gc.collect()
             gc.freeze()
             gc.disable()
@@ -242,6 +246,16 @@ class ManagedNode(LifecycleNode):
                     os.setpriority(os.PRIO_PROCESS, thread, niceness)
         except OSError as error:
             self.get_logger().info(f'niceness {niceness} is not allowed here ({error.strerror})')
+
+    def _set_priority(self, priority: int) -> None:
+        """Run all threads before every one that is not of real time."""
+        if not priority:
+            return
+        try:
+            for thread in map(int, os.listdir('/proc/self/task')):
+                os.sched_setscheduler(thread, os.SCHED_RR, os.sched_param(priority))
+        except OSError as error:
+            self.get_logger().info(f'priority {priority} is not allowed here ({error.strerror})')
 
     def _start(self) -> None:
         """Autostart, once, from inside the executor."""

@@ -232,7 +232,7 @@ class PolicyNode(ManagedNode):
         if aligned.newest != self._stamp_used:
             self._stamp_used = aligned.newest
             self.diagnostics.latency('stamp_to_proposal', 1e-9 * (now - aligned.newest))
-        if aligned.image_stamp and aligned.image_stamp != self._image_used:
+        if aligned.image_stamp and aligned.image_stamp > self._image_used:
             self._image_used = aligned.image_stamp  # the first proposal it has a part in
             self.diagnostics.latency('image_to_proposal', 1e-9 * (now - aligned.image_stamp))
 
@@ -242,6 +242,7 @@ class PolicyNode(ManagedNode):
         self.diagnostics.count('state_resets')
         self._model.reset()
         self._window.clear()
+        self._image_used = self._stamp_used = 0
 
     # Models.
 

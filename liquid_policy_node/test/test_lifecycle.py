@@ -1,5 +1,6 @@
 """Nodes start by themselves or wait, refuse with a reason, and survive their own mistakes."""
 
+import os
 import sys
 from dataclasses import dataclass
 
@@ -144,3 +145,24 @@ def test_a_node_loads_nothing_that_only_others_use(name):
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == '[]'
+
+
+def test_priority_is_of_real_time_where_that_is_allowed():
+    code = ('import os, signal\nfrom liquid_policy_node import lifecycle\n'
+            'class Node(lifecycle.ManagedNode):\n'
+            '    def __init__(self):\n'
+            "        super().__init__('hasty', lifecycle.NodeSettings)\n"
+            '    def on_activate(self, state):\n'
+            '        result = super().on_activate(state)\n'
+            '        print(os.sched_getscheduler(0), os.sched_getparam(0).sched_priority)\n'
+            '        os.kill(os.getpid(), signal.SIGTERM)\n'
+            '        return result\n'
+            "lifecycle.run(Node, ['--ros-args', '-p', 'priority:=7'])")
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(7))
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        expected = f'{os.SCHED_RR} 7'
+    except OSError:
+        expected = f'{os.SCHED_OTHER} 0'
+    assert done.stdout.strip() == expected, done.stderr

@@ -231,6 +231,7 @@ def test_replay_has_the_nodes_defaults():
     for name, field in NodeParameters.__dataclass_fields__.items():
         if field.metadata['node'] == 'safety':
             assert getattr(mine, name) == getattr(theirs, name), name
-    decided_elsewhere = {'autostart', 'robot', 'niceness', 'executor', 'description'}
+    decided_elsewhere = {
+        'autostart', 'robot', 'niceness', 'priority', 'executor', 'description'}
     assert set(SafetySettings.__dataclass_fields__) - decided_elsewhere <= set(
         NodeParameters.__dataclass_fields__)

@@ -37,7 +37,7 @@ PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     'filter_latency': (('--ticks', '3000'), ('--ticks', '200')),
     'sequence_training': (('--repetitions', '3'), ('--repetitions', '1')),
     'graph_latency': (('--seconds', '101'), ('--seconds', '4', '--settle', '1')),
-    'executors': (('--trainer', 'none', '--seconds', '10', '--executors', 'events', 'multi'),
+    'executors': (('--trainer', 'none', '--seconds', '10', '--executors', 'single', 'multi', 'events'),
                   ('--trainer', 'none', '--seconds', '2', '--settle', '1', '--executors',
                    'events')),
     'quota': (('--trainer', 'off', '--seconds', '20', '--quota', '0.5'),

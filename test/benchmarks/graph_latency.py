@@ -95,6 +95,7 @@ class Robot:
         """Begin to publish and to listen."""
         for thread in self._threads:
             thread.start()
+        hurry()
 
     def close(self) -> None:
         """End."""
@@ -105,8 +106,8 @@ class Robot:
         self._rclpy.try_shutdown()
 
     def _listen(self) -> None:
-        from rclpy.executors import SingleThreadedExecutor
-        executor = SingleThreadedExecutor()
+        from liquid_policy_node.lean_executor import LeanExecutor
+        executor = LeanExecutor()
         executor.add_node(self._node)
         while not self._stop.is_set():
             executor.spin_once(0.1)
@@ -176,6 +177,19 @@ class Robot:
         self.sent_images.append(stamp)
 
 
+def hurry() -> None:
+    """
+    Put all threads but this one before other programs, where that is allowed.
+
+    A robot's driver runs in real time, too; what it is late would count as lateness of the nodes.
+    This thread starts the nodes, which are to begin as ordinary programs.
+    """
+    with suppress(OSError):
+        for thread in map(int, os.listdir('/proc/self/task')):
+            if thread != threading.get_native_id():
+                os.sched_setscheduler(thread, os.SCHED_RR, os.sched_param(45))
+
+
 def usage(pid: int) -> dict[str, float]:
     """Processor time [s], resident and proportional memory [bytes] of a process."""
     fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
@@ -189,13 +203,51 @@ def usage(pid: int) -> dict[str, float]:
             'private': private}
 
 
+class Group:
+    """
+    Gives processes a share of one core, by a control group of the kernel, version 1 or 2.
+
+    :raises OSError: without the right to make one, or without the controller.
+    """
+
+    how = 'one core, control group with {share:.0%} of every {period:.0f} ms'
+
+    def __init__(self, pids: list[int], share: float, period: float = 0.01) -> None:
+        first = Path('/sys/fs/cgroup/cpu')
+        self._root = first if first.is_dir() else Path('/sys/fs/cgroup')
+        self._folder = self._root / f'liquid_policy_{os.getpid()}'
+        self._folder.mkdir()
+        quota, whole = round(1e6 * share * period), round(1e6 * period)
+        try:
+            if first.is_dir():
+                (self._folder / 'cpu.cfs_period_us').write_text(str(whole))
+                (self._folder / 'cpu.cfs_quota_us').write_text(str(quota))
+            else:
+                (self._root / 'cgroup.subtree_control').write_text('+cpu')
+                (self._folder / 'cpu.max').write_text(f'{quota} {whole}')
+            for pid in pids:
+                (self._folder / 'cgroup.procs').write_text(str(pid))
+        except OSError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let them run freely again."""
+        for pid in (self._folder / 'cgroup.procs').read_text().split():
+            with suppress(OSError):
+                (self._root / 'cgroup.procs').write_text(pid)
+        self._folder.rmdir()
+
+
 class Limiter:
     """
     Lets processes run for a share of every period only, by stopping and continuing them.
 
-    A control group would need the right to make one; this needs none, and is the harsher of the
-    two: whoever used little is stopped as long as who used all.
+    For machines where no control group can be made; the harsher of the two: whoever used little
+    is stopped as long as who used all.
     """
+
+    how = 'one core, running {share:.0%} of every {period:.0f} ms'
 
     def __init__(self, pids: list[int], share: float, period: float = 0.01) -> None:
         self._pids, self._share, self._period = pids, share, period
@@ -221,14 +273,34 @@ class Limiter:
                 os.kill(pid, signal.SIGCONT)
 
 
-def specs(trainer: bool, executor: str, checkpoint: str, folder: str) -> list[NodeSpec]:
-    """The nodes to start."""
+def limit(pids: list[int], share: float) -> tuple[Group | Limiter, str]:
+    """
+    Keep processes on the last core, and in a share of it; this one stays on the first.
+
+    :return: what lets go again, and how it is done, in words.
+    """
+    os.sched_setaffinity(0, {0})
+    for pid in pids:
+        with suppress(OSError):
+            for thread in os.listdir(f'/proc/{pid}/task'):
+                os.sched_setaffinity(int(thread), {(os.cpu_count() or 1) - 1})
+    period = 0.01
+    try:
+        limiter: Group | Limiter = Group(pids, share, period)
+    except OSError:
+        limiter = Limiter(pids, share, period)
+    return limiter, limiter.how.format(share=share, period=1e3 * period)
+
+
+def specs(trainer: bool, executor: str, checkpoint: str, folder: str,
+          **parameters: Any) -> list[NodeSpec]:
+    """The nodes to start, with further parameters for all but the trainer."""
     from liquid_policy_node import bringup
     found = bringup.nodes({'sim': 'false', 'trainer': 'true' if trainer else 'false',
                            'checkpoint': checkpoint})
     more = {'executor': executor} if executor else {}
     return [replace(spec, parameters={**spec.parameters, **more, **(
-        {'folder': folder} if spec.name == 'trainer' else {})}) for spec in found
+        {'folder': folder} if spec.name == 'trainer' else parameters)}) for spec in found
         if spec.name in (*NODES, 'trainer')]
 
 
@@ -246,7 +318,9 @@ def run(options: Any, trainer: bool, executor: str = '') -> tuple[list[dict], di
         task = f'quota_{options.quota:.2f}'
     with tempfile.TemporaryDirectory() as folder:
         printed: list[str] = []
-        runner = Runner(specs(trainer, executor, options.checkpoint, folder),
+        # A quota holds for ordinary threads only.
+        ordinary = {'priority': 0} if options.quota else {}
+        runner = Runner(specs(trainer, executor, options.checkpoint, folder, **ordinary),
                         lambda name, line: printed.append(f'[{name}] {line}'))
         robot = Robot(trainer)
         robot.start()
@@ -261,13 +335,7 @@ def run(options: Any, trainer: bool, executor: str = '') -> tuple[list[dict], di
             pids = {name: process.pid for name, process in runner.processes.items()}
             how = 'none'
             if options.quota:
-                os.sched_setaffinity(0, {0})
-                for pid in pids.values():
-                    with suppress(OSError):
-                        for thread in os.listdir(f'/proc/{pid}/task'):
-                            os.sched_setaffinity(int(thread), {os.cpu_count() - 1})
-                limiter = Limiter(list(pids.values()), options.quota)
-                how = f'one core, running {options.quota:.0%} of every 10 ms'
+                limiter, how = limit(list(pids.values()), options.quota)
             time.sleep(options.settle)
             before = {name: usage(pid) for name, pid in pids.items()}
             begin, missed = time.time_ns(), robot.statuses[-1][2]
