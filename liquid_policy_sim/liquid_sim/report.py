@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from liquid_policy.command import command
-from liquid_sim import report_plots, run_statistics, run_table
+from liquid_sim import report_plots, run_statistics, run_table, stamp_statistics
 from liquid_sim.pictures import Picture, smaller_jpeg
 from liquid_sim.report_plots import DrawnLimits, packed
 from liquid_sim.run_record import Run, read_run
@@ -63,11 +63,11 @@ def tiles(run: Run) -> str:
     :param run: what was recorded.
     """
     parts = run_statistics.parts(run)
-    error = run_statistics.spread(run_statistics.pose_error(run).errors)
+    error = stamp_statistics.spread(run_statistics.pose_error(run).errors)
     safety = run_statistics.safety_figures(run)
     last = next((stage for stage in run_statistics.stages(run)
                  if stage.name == run_statistics.LAST_STAGE), None)
-    latency = last.spread if last else run_statistics.spread(np.zeros(0))
+    latency = last.spread if last else stamp_statistics.spread(np.zeros(0))
     topics = run_statistics.topic_figures(run)
     lost = sum(topic.lost or 0 for topic in topics)
     total = sum(topic.messages for topic in topics)

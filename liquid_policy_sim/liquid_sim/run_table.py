@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from liquid_sim import run_statistics
+from liquid_sim import run_statistics, stamp_statistics
 from liquid_sim.run_record import Run
 from liquid_trainer.page import Block, number, text
 
@@ -19,8 +19,8 @@ def parts_block(run: Run) -> Block:
     """
     parts = run_statistics.parts(run)
     error = run_statistics.pose_error(run)
-    place = run_statistics.spread(error.errors)
-    speed = run_statistics.spread(error.speed_errors)
+    place = stamp_statistics.spread(error.errors)
+    speed = stamp_statistics.spread(error.speed_errors)
     rows = [
         ('parts seen', f'{parts.seen}'),
         ('parts picked', f'{parts.picked}' + (f' ({parts.success:.0%} of those decided)'

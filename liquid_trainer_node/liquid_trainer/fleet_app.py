@@ -198,8 +198,12 @@ def main(grid: Grid, context: Context) -> None:
     else:
         strategy = make_strategy(str(values['strategy']), robots, int(values['malicious']),
                                  float(values['noise']), float(values['clip']))
-        found, _ = run_rounds(grid, strategy, weights, settings.rounds, model_digest(policy))
+        found, result = run_rounds(grid, strategy, weights, settings.rounds,
+                                   model_digest(policy))
         for number, robot, why in strategy.refused:
             print(f'round {number}: robot {robot} refused: {why}')
+        if not result.arrays:
+            raise FleetError('expected weights of at least one robot that can be used, came none '
+                             'in any round; nothing is written')
     path = write_checkpoint(policy, loaded, found, Path(str(values['output'])), dict(values))
     print(f'checkpoint: {path}')

@@ -54,7 +54,8 @@ def load_member(values: Mapping[str, Any], settings: FleetSettings) -> FleetMemb
     learned, held = split_episodes(episodes.demonstrations, float(values.get('held_out', 0.2)),
                                    settings.seed)
     if not held:
-        raise FleetError(f'bags: expected two episodes or more, came {len(episodes)}')
+        raise FleetError(f'bags: expected two episodes or more, and held_out above 0 to score on, '
+                         f'came {len(episodes)} and {values.get("held_out", 0.2)}')
     tick = 1.0 / loaded.interface.rate
     data, kept = (Demonstrations(episodes.chosen(numbers), tick, cache)
                   for numbers in (learned, held))

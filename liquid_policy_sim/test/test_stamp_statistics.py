@@ -1,11 +1,11 @@
-"""Statistics of a run against answers worked out by hand."""
+"""Arithmetic on stamps against answers worked out by hand."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from liquid_sim import run_statistics as statistics
+from liquid_sim import stamp_statistics as statistics
 from liquid_sim.run_record import Series
 
 MS = 1_000_000
