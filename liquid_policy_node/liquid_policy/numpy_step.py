@@ -14,6 +14,7 @@ _LEAST_OF_TARGETS = 0.02
 # Beyond it float32 has no exp, and a softplus is the number itself long before.
 _LARGEST = np.array(80.0, np.float32)
 _ONE = np.array(1.0, np.float32)
+_AT_ONE = 1.2784645427610738    # silu(it) = 1
 
 
 class NumpyStep:
@@ -48,18 +49,21 @@ class NumpyStep:
         self._build_last(own, settings)
 
     def _build_first(self, own: Weights) -> None:
-        """First layers of both heads as one product, halved: silu(2 a) = a (tanh(a) + 1)."""
+        """
+        First layers of both heads as one product, halved: silu(2 a) = a (tanh(a) + 1).
+
+        Each head's hidden layer has a 1 behind it, for the next layer's bias: a row of zeros
+        whose bias makes it 1.
+        """
         trunk, estimate = own['head.trunk.0.weight'], own['estimate.layers.0.weight']
-        bias = np.concatenate((own['head.trunk.0.bias'], own['estimate.layers.0.bias']))
-        self._first = joined(0.5 * np.vstack((trunk, estimate)), 0.5 * bias[:, None])
-        size, split = len(bias), len(trunk)
-        self._sums, self._gates = np.empty((2, size), np.float32)
-        # Each head's hidden layer has a 1 behind it, for the next layer's bias.
-        self._trunk = np.ones(split + 1, np.float32)
-        self._estimate = np.ones(size - split + 1, np.float32)
-        self._parts = tuple(
-            (self._sums[part], self._gates[part], hidden[:-1]) for part, hidden in (
-                (slice(0, split), self._trunk), (slice(split, size), self._estimate)))
+        nothing = np.zeros((1, trunk.shape[1]))
+        bias = np.concatenate((own['head.trunk.0.bias'], [_AT_ONE],
+                               own['estimate.layers.0.bias'], [_AT_ONE]))
+        self._first = joined(
+            0.5 * np.vstack((trunk, nothing, estimate, nothing)), 0.5 * bias[:, None])
+        self._sums, self._gates = np.empty((2, len(bias)), np.float32)
+        self._hidden = np.empty(len(bias), np.float32)
+        self._trunk, self._estimate = np.split(self._hidden, [len(trunk) + 1])
 
     def _build_last(self, own: Weights, settings: PolicySettings) -> None:
         """
@@ -162,8 +166,7 @@ class NumpyStep:
         self._first.dot(self._seen, self._sums)
         np.tanh(self._sums, self._gates)
         np.add(self._gates, _ONE, self._gates)
-        for sums, gates, hidden in self._parts:
-            np.multiply(sums, gates, hidden)
+        np.multiply(self._sums, self._gates, self._hidden)
         self._last_estimate.dot(self._estimate, self._of_targets)
         self._last.dot(self._trunk, self._of_chunk)
         exponents, scales = self._exponents, self._scales
