@@ -15,9 +15,11 @@ from liquid_policy.checkpoint import Checkpoint
 from liquid_policy.runtime import EncoderRuntime
 from liquid_policy.stepping import Inputs, Model
 from liquid_sim import drivers
-from liquid_sim.conveyor import CONTROL_PERIOD, ConveyorSettings, ConveyorSim
+from liquid_sim.conveyor import CONTROL_PERIOD, GONE_Y, ConveyorSettings, ConveyorSim
+from liquid_sim.scene import BELT_X
 from liquid_trainer.online import WindowCollector
-from liquid_trainer.online.session import OnlineSession
+from liquid_trainer.online.session import Announcement, OnlineSession
+from liquid_trainer.online.window import Window
 
 VISIBLE_Y = -0.45       # upstream of this the part is still under the feeder's roof [m]
 
@@ -59,7 +61,7 @@ class Reading:
 @dataclass
 class Log:
     """
-    What came of it, one entry per tick with a part in view.
+    What came of it, one entry per tick with a part on the belt, out of the feeder's roof.
 
     :param times: [s].
     :param errors: distance of the estimate of the policy in charge from the part [m].
@@ -83,7 +85,7 @@ class Loop:
     :param session: learns; None for a policy that stays as it is.
     """
 
-    def __init__(self, checkpoint: Checkpoint, session: OnlineSession | None):
+    def __init__(self, checkpoint: Checkpoint, session: OnlineSession | Keeper | None):
         self._interface = checkpoint.interface
         self._aligner = Aligner(self._interface)
         self._collector = WindowCollector(self._interface)
@@ -100,6 +102,8 @@ class Loop:
         pushes = [('imu', reading.imu), ('joint_positions', reading.joints)]
         if reading.features is not None:
             pushes.insert(0, ('features', reading.features))
+        # As the nodes do: what is not finite is refused.
+        pushes = [(name, value) for name, value in pushes if np.isfinite(value).all()]
         for name, value in pushes:
             self._aligner.push(name, stamp, value)
         if np.isfinite(reading.part).all():
@@ -123,7 +127,8 @@ class Loop:
 
     def _compare(self, reading: Reading, mean: np.ndarray, frozen: np.ndarray) -> None:
         part = reading.part
-        if np.isfinite(part).all() and part[1] > VISIBLE_Y:
+        # Not what falls into the bin, which nobody picks any more.
+        if on_belt(part):
             self.log.times.append(reading.time)
             self.log.errors.append(float(np.linalg.norm(mean[:3] - part[:3])))
             self.log.frozen.append(float(np.linalg.norm(frozen[:3] - part[:3])))
@@ -154,6 +159,16 @@ class Loop:
         model.warm(self._window)
         self._model, self.version = model, checkpoint.version
         self.log.promoted.append((time, checkpoint.version))
+
+
+def on_belt(part: np.ndarray) -> np.ndarray:
+    """
+    Return whether a part can be seen on the belt.
+
+    :param part: position in base_link, x and y first, `(2 or more, ...)` [m]; NaN without one.
+    """
+    x, y = part[:2]
+    return (y > VISIBLE_Y) & (y < GONE_Y) & (np.abs(x - BELT_X) < 0.2)
 
 
 class Tape:
@@ -188,13 +203,29 @@ class Tape:
         return tape
 
 
-def play(tape: Tape, checkpoint: Checkpoint, session: OnlineSession | None) -> Log:
+def play(tape: Tape, checkpoint: Checkpoint, session: OnlineSession | Keeper | None) -> Log:
     """Let a learner listen to a tape; what the policy proposes moves nothing."""
     loop = Loop(checkpoint, session)
     for reading in tape.readings:
         loop.perceive(reading)
         loop.learn(reading)
     return loop.log
+
+
+class Keeper:
+    """In place of a learner: keeps the windows that it would have got."""
+
+    def __init__(self) -> None:
+        self.windows: list[Window] = []
+        self.announcements: deque[Announcement] = deque()
+
+    def add(self, window: Window, now: float) -> None:
+        """Keep a window."""
+        self.windows.append(window)
+
+    def work(self, now: float) -> Iterator[None]:
+        """Do nothing."""
+        return iter(())
 
 
 class LearningCell:
@@ -210,7 +241,7 @@ class LearningCell:
     :param help: whether the expert takes over.
     """
 
-    def __init__(self, checkpoint: Checkpoint, session: OnlineSession | None,
+    def __init__(self, checkpoint: Checkpoint, session: OnlineSession | Keeper | None,
                  safety: drivers.Safety, help: bool = True):
         self._encoder = EncoderRuntime(checkpoint)
         self.loop = Loop(checkpoint, session)

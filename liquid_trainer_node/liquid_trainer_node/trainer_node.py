@@ -56,7 +56,7 @@ class TrainerSettings(NodeSettings):
     period: float = parameter(
         0.5, 'From one optimisation step to the next, as far as the processor share allows.', 's',
         low=0.01, high=60.0)
-    learning_rate: float = parameter(1e-3, 'Learning rate of AdamW.', '1', low=1e-7, high=0.1)
+    learning_rate: float = parameter(1e-4, 'Learning rate of AdamW.', '1', low=1e-7, high=0.1)
     replay: float = parameter(
         0.5, 'Share of old windows in every step; 0 switches replay off.', '1', low=0.0, high=1.0)
     consolidation: float = parameter(

@@ -12,23 +12,29 @@ from liquid_trainer.online.files import append_line, read_lines
 from liquid_trainer.online.gate import GateSettings, Scores, judge
 from liquid_trainer.online.journal import Journal
 from liquid_trainer.online.reservoir import Reservoir
-from liquid_trainer.online.watch import WatchSettings, find_fault
+from liquid_trainer.online.watch import WatchSettings, find_fault, is_settled
 from liquid_trainer.online.window import Window
 
 
-def scores(loss, error=0.1):
+def scores(loss, error=0.1, action=None):
     loss = np.asarray(loss, float)
-    return Scores(loss, np.full(len(loss), error), np.full(len(loss), error))
+    return Scores(loss, np.full(len(loss), error if action is None else action),
+                  np.full(len(loss), error))
 
 
 @pytest.mark.parametrize('candidate, promote, words', [
     ([0.8, 0.7, 0.9], True, 'better on 100%'),
+    (scores([0.8, 0.7, 0.9], 0.1), False, 'target error'),        # more likely, no more precise
+    (scores([0.8, 0.7, 0.9], 0.05, 0.2), False, 'action error'),
+    (scores([0.8, 0.7, 0.9], np.nan, 0.1), True, 'better on 100%'),     # no target was measured
     ([1.0, 1.0, 1.0], False, 'no better'),
     ([0.2, 1.1, 1.1], False, 'no better'),          # one window must not decide
     ([0.9, 0.9, np.nan], False, 'not finite'),
 ])
 def test_a_candidate_has_to_be_better_on_most_recent_windows(candidate, promote, words):
-    verdict = judge(scores([1.0, 1.0, 1.0]), scores(candidate), None, None, GateSettings())
+    if not isinstance(candidate, Scores):
+        candidate = scores(candidate, 0.05)
+    verdict = judge(scores([1.0, 1.0, 1.0]), candidate, None, None, GateSettings())
     assert verdict.promote is promote and words in verdict.reason
 
 
@@ -36,11 +42,20 @@ def test_a_candidate_has_to_be_better_on_most_recent_windows(candidate, promote,
     (scores([1.2, 1.2]), 'loss grew'), (scores([1.0, 1.0], 0.2), 'error grew')])
 def test_a_candidate_that_forgets_is_refused(kept, words):
     """However much better it is on what came lately."""
-    verdict = judge(scores([1.0, 1.0]), scores([0.0, 0.0]), scores([1.0, 1.0]), kept,
+    verdict = judge(scores([1.0, 1.0], 0.3), scores([0.0, 0.0], 0.05), scores([1.0, 1.0]), kept,
                     GateSettings())
     assert not verdict.promote and verdict.forgetting and words in verdict.reason
     open_gate = GateSettings(enabled=False)
     assert judge(scores([1.0, 1.0]), scores([9.0, 9.0]), None, None, open_gate).promote
+
+
+@pytest.mark.parametrize('running, promote', [
+    (scores([1.0, 1.0], 0.15), False), (scores([1.0, 1.0], 0.3), True),
+    (scores([1.0, 1.0], 0.15, 0.3), True)])
+def test_while_no_error_is_twice_the_usual_there_is_nothing_to_repair(running, promote):
+    verdict = judge(running, scores([0.0, 0.0], 0.05), scores([1.0, 1.0]),
+                    scores([0.9, 0.9]), GateSettings())
+    assert verdict.promote is promote and promote is not ('nothing to repair' in verdict.reason)
 
 
 def test_without_held_out_windows_nothing_is_promoted():
@@ -51,7 +66,9 @@ def test_without_held_out_windows_nothing_is_promoted():
 @pytest.mark.parametrize('before, live, shadow, fault', [
     ([0.1] * 5, [0.1] * 6, [0.1] * 6, ''),
     ([0.1] * 5, [0.3] * 6, [0.1] * 6, 'on the same 6 windows'),   # the one before was better
-    ([0.1] * 5, [0.3] * 6, [0.3] * 6, 'rose from 0.100'),         # no better, and it rose
+    ([0.1] * 5, [0.3] * 6, [0.28] * 6, 'rose from 0.100'),        # it rose, and is a bit worse
+    ([0.1] * 5, [0.3] * 6, [0.3] * 6, ''),          # conditions changed, for the one before too
+    ([0.1] * 5, [0.11] * 6, [0.103] * 6, ''),
     ([0.1] * 5, [0.3] * 6, [0.5] * 6, ''),          # conditions changed; it helps, so it stays
     ([0.1] * 5, [0.9] * 2, [0.1] * 2, ''),          # too few to say
     ([], [0.3] * 6, [0.3] * 6, ''),
@@ -59,6 +76,14 @@ def test_without_held_out_windows_nothing_is_promoted():
 def test_a_promoted_policy_goes_when_the_live_error_says_so(before, live, shadow, fault):
     found = find_fault(before, live, shadow, WatchSettings(windows=12, least_windows=6))
     assert (fault in found) if fault else not found
+
+
+def test_a_promotion_that_does_better_is_settled_early():
+    settings = WatchSettings(windows=12, least_windows=6)
+    assert is_settled([0.1] * 6, [0.2] * 6, settings)
+    assert not is_settled([0.1] * 5, [0.2] * 5, settings)
+    assert not is_settled([0.2] * 6, [0.2] * 6, settings)
+    assert is_settled([0.2] * 12, [0.2] * 12, settings)
 
 
 def test_the_share_of_the_processor_is_kept():

@@ -68,6 +68,24 @@ def test_steps_lower_the_loss_and_leave_encoder_and_checkpoint_alone(checkpoint)
         np.testing.assert_array_equal(value, checkpoint.weights[name])
 
 
+def test_more_steps_of_the_estimates_head_lower_the_error_and_touch_nothing_else(checkpoint):
+    """With the same draws; nothing but the head differs after the first step."""
+    learners = [OnlineLearner(checkpoint, LearnerSettings(
+        rate=1e-3, windows=2, refinement=steps, consolidation=0.0)) for steps in (0, 20)]
+    errors = []
+    for learner in learners:
+        learner.add(make_window())
+        learn(learner, 1)
+        other = {name: value.clone() for name, value in learner.policy.state_dict().items()
+                 if not name.startswith('estimate')}
+        learn(learner, 14)
+        errors.append(score(learner.policy, [make_window()]).target[0])
+        learner.first = other
+    assert errors[1] < 0.8 * errors[0]
+    for name, value in learners[0].first.items():
+        assert torch.equal(value, learners[1].first[name])
+
+
 def test_numbers_that_are_not_finite_change_no_weight(checkpoint):
     """The step is left out and the rate halved."""
     learner = OnlineLearner(checkpoint, LearnerSettings(trim=0.0, windows=1))
@@ -177,7 +195,7 @@ def make_session(checkpoint, tmp_path):
         options = {'learner': LearnerSettings(rate=3e-3, windows=2, consolidation=0.0),
                    'settings': SessionSettings(period=0.1, least_windows=1, attempt=1.0),
                    'split': TimeSplit(period=3.0, held_out=0.9),
-                   'gate': GateSettings(least_windows=1), **more}
+                   'gate': GateSettings(least_windows=1, alarm=0.0), **more}
         return OnlineSession(standing_of(checkpoint, path, digest), tmp_path / 'online', **options)
     return make
 
@@ -265,7 +283,7 @@ def test_a_policy_node_that_does_not_take_it_keeps_what_it_runs(make_session):
 
 def test_wrong_demonstrations_do_not_pass_the_gate(make_session, checkpoint):
     """Every fifth window shows noise: whatever is promoted is better on the clean truth."""
-    session = make_session(gate=GateSettings(least_windows=2))
+    session = make_session(gate=GateSettings(least_windows=2, alarm=0.0))
     start = resting_policy(checkpoint)
     clean = [make_window(1000 + number) for number in range(4)]
     for number in range(24):

@@ -26,6 +26,7 @@ class Rows:
     The ticks of some windows that count, one after the other, normalised.
 
     :param window: number of the window each row comes from, `(rows,)`.
+    :param inputs: of the heads, `(rows, units + inputs)`.
     :param answer: of the action head.
     :param mean: estimate, `(rows, targets)`.
     :param scale: its standard deviation, likewise.
@@ -35,6 +36,7 @@ class Rows:
     """
 
     window: Tensor
+    inputs: Tensor
     answer: object
     mean: Tensor
     scale: Tensor
@@ -68,7 +70,9 @@ def answer_rows(policy: Policy, windows: Sequence[Window], ticks: np.ndarray) ->
     outputs, _ = policy.core.sequence(x, elapsed, policy.initial_state(len(windows)))
     rows = torch.arange(len(windows))[:, None].to(device)
     at = torch.from_numpy(ticks).to(device)
-    answer, mean, scale = policy.heads(outputs[rows, at].flatten(0, 1), x[rows, at].flatten(0, 1))
+    inputs = torch.cat((outputs[rows, at], x[rows, at]), dim=-1).flatten(0, 1)
+    answer = policy.head(inputs)
+    mean, scale = policy.estimate(inputs)
     made = policy.settings.head
     chunks, known, targets = [], [], []
     for window, chosen in zip(windows, ticks, strict=True):
@@ -77,7 +81,7 @@ def answer_rows(policy: Policy, windows: Sequence[Window], ticks: np.ndarray) ->
         known.append(inside[chosen])
         targets.append(window.targets[chosen])
     return Rows(
-        rows.expand(-1, ticks.shape[1]).flatten(), answer, mean, scale,
+        rows.expand(-1, ticks.shape[1]).flatten(), inputs, answer, mean, scale,
         policy.action_scaling(torch.from_numpy(np.concatenate(chunks)).to(device)),
         torch.from_numpy(np.concatenate(known)).to(device),
         policy.target_scaling(torch.from_numpy(np.concatenate(targets)).to(device)))
@@ -100,18 +104,27 @@ def action_losses(policy: Policy, rows: Rows, generator: torch.Generator) -> Ten
 
 
 def target_losses(rows: Rows) -> Tensor:
+    """Return the estimate's loss of every row, `(rows,)`; see `estimate_losses`."""
+    return estimate_losses(rows.mean, rows.scale, rows.targets)
+
+
+def estimate_losses(mean: Tensor, scale: Tensor, targets: Tensor) -> Tensor:
     """
-    Return the estimate's negative log-likelihood of every row, per known target, `(rows,)`.
+    Return an estimate's negative log-likelihood per known target, `(rows,)`; 0 without any.
 
     Beyond a few standard deviations it grows with the error, not with its square: under new
     conditions a policy that was too sure of itself is 50 of them off, and such a number would
     drown all others.
 
+    :param mean: normalised, `(rows, targets)`.
+    :param scale: standard deviation, likewise.
+    :param targets: likewise, NaN where unknown.
+
     Source: Huber, Robust estimation of a location parameter, 1964.
     """
-    known = torch.isfinite(rows.targets)
-    error = (torch.where(known, rows.targets, rows.mean.detach()) - rows.mean) / rows.scale
+    known = torch.isfinite(targets)
+    error = (torch.where(known, targets, mean.detach()) - mean) / scale
     wrong = nn.functional.huber_loss(error, torch.zeros_like(error), reduction='none',
                                      delta=_SURE)
-    terms = wrong + rows.scale.log() + _HALF_LOG_TWO_PI
+    terms = wrong + scale.log() + _HALF_LOG_TWO_PI
     return (terms * known).sum(1) / known.sum(1).clamp_min(1)

@@ -24,6 +24,7 @@ from liquid_trainer.average import update_average
 from liquid_trainer.online.batch import action_losses, answer_rows, target_losses
 from liquid_trainer.online.consolidation import Consolidation
 from liquid_trainer.online.hindsight import fill_targets
+from liquid_trainer.online.refinement import Refinement
 from liquid_trainer.online.reservoir import Reservoir
 from liquid_trainer.online.scores import counted_ticks
 from liquid_trainer.online.settings import LearnerSettings
@@ -74,6 +75,8 @@ class OnlineLearner:
         self.recent: deque[Window] = deque()
         self.consolidation = Consolidation(self._trained, settings.consolidation)
         self._measured = False
+        self._refinement = Refinement(self.policy, settings.refinement, settings.refinement_rate,
+                                      settings.clip, settings.seed)
         self._random = np.random.default_rng(settings.seed)
         self._generator = torch.Generator(settings.device).manual_seed(settings.seed)
         self._scales = {
@@ -97,6 +100,7 @@ class OnlineLearner:
         self.average = {name: value.detach().clone()
                         for name, value in self.policy.state_dict().items()}
         self._since = 0
+        self._refinement.restart()
 
     def restart(self, weights: Mapping[str, Tensor]) -> None:
         """Go on from other weights: what was learned since was a mistake."""
@@ -114,6 +118,11 @@ class OnlineLearner:
         while newest - self.recent[0].ticks[-1] > self.settings.recent * NANOSECONDS:
             # Only what is no longer recent: else what comes now would crowd out what was before.
             self.reservoir.offer(self.recent.popleft())
+
+    def rehearse(self, window: Window) -> None:
+        """Keep a window of what the policy could do before, to learn it again."""
+        self.reservoir.offer(fill_targets(window, self._scales['target'])
+                             if self.settings.hindsight else window)
 
     def forget(self, episode: str) -> int:
         """
@@ -155,6 +164,7 @@ class OnlineLearner:
         for group in self._optimizer.param_groups:
             group['lr'] = self.rate
         self._optimizer.step()
+        yield from self._refinement.run(self.throttle, self.consolidation.add_gradient)
         clamp_time_constants(self.policy.core)
         update_average(self.average, self.policy, self._since, settings.average)
         self._note(total)
@@ -195,6 +205,7 @@ class OnlineLearner:
         action = action_losses(self.policy, rows, self._generator)
         there = rows.known.any(1)
         keep = there & (action <= self._most(action, there))
+        self._refinement.keep(rows)
         target = target_losses(rows)
         seen = torch.isfinite(rows.targets).any(1)
         return ((action * keep).sum() / keep.sum().clamp_min(1)

@@ -26,6 +26,11 @@ def counted_ticks(window: Window, burn_in: float, stride: int) -> np.ndarray:
     return np.arange(int(burn_in * len(window.ticks)), len(window.ticks), stride)
 
 
+def judged_from(window: Window, burn_in: float = 0.25) -> int:
+    """Return the stamp of the first tick of a window that is judged [ns]."""
+    return int(window.ticks[counted_ticks(window, burn_in, 1)[0]])
+
+
 @torch.no_grad()
 def score(policy: Policy, windows: Sequence[Window], burn_in: float = 0.25, stride: int = 4,
           target_weight: float = 1.0) -> Scores:
@@ -57,15 +62,24 @@ def score(policy: Policy, windows: Sequence[Window], burn_in: float = 0.25, stri
 
 def _errors(policy: Policy, rows: Rows, shape: tuple[int, int],
             generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Errors of the first action and of the targets, per window."""
+    """
+    Errors of the first action and of the targets, per window: the middle one of its ticks.
+
+    Where nothing can be known (a part that has not come into sight), and where a demonstration is
+    wrong, errors are large for everybody; in a mean they would drown the others.
+    """
     noise = policy.head.draw_noise(len(rows.mean), generator)
     plan = policy.head.distribution(rows.answer, noise).heaviest()
     wrong = (plan[:, 0] - rows.chunk[:, 0]).abs().mean(1).reshape(shape)
     known = torch.isfinite(rows.targets)
     missed = torch.where(known, (rows.mean - rows.targets).abs(), 0.0).sum(1)
     missed = (missed / known.sum(1).clamp_min(1)).reshape(shape)
-    return (_mean_over(wrong, rows.known[:, 0].reshape(shape), np.nan).double().cpu().numpy(),
-            _mean_over(missed, known.any(1).reshape(shape), np.nan).double().cpu().numpy())
+    return (_median_over(wrong, rows.known[:, 0].reshape(shape)),
+            _median_over(missed, known.any(1).reshape(shape)))
+
+
+def _median_over(values: torch.Tensor, there: torch.Tensor) -> np.ndarray:
+    return torch.where(there, values, torch.nan).nanmedian(1).values.double().cpu().numpy()
 
 
 def _mean_over(values: torch.Tensor, there: torch.Tensor, otherwise: float) -> torch.Tensor:
@@ -79,7 +93,8 @@ def published_error(window: Window, action_scale: np.ndarray, target_scale: np.n
     """
     Return how wrong the running graph was in a window, from what it published [scales].
 
-    The mean of the first action's error and of the targets' error, each where it is known.
+    The mean of the first action's error and of the targets' error, each the middle one of the
+    ticks at which it is known.
 
     :return: NaN where nothing was published or nothing is known.
     """
@@ -90,8 +105,10 @@ def published_error(window: Window, action_scale: np.ndarray, target_scale: np.n
                                (window.estimated, window.targets, target_scale)):
         apart = (np.abs(said - shown) / scale)[first:]
         known = np.isfinite(apart)
-        if known.any():
-            parts.append(float(apart[known].mean()))
+        ticks = known.any(1)
+        if ticks.any():
+            each = np.where(known, apart, 0.0).sum(1)[ticks] / known.sum(1)[ticks]
+            parts.append(float(np.median(each)))
     return float(np.mean(parts)) if parts else float('nan')
 
 

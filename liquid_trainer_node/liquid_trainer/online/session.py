@@ -22,11 +22,17 @@ from liquid_trainer.online.promotion import (
     Promotions,
     Standing,
 )
-from liquid_trainer.online.scores import combined_error, published_error, score
+from liquid_trainer.online.scores import (
+    combined_error,
+    judged_from,
+    published_error,
+    score,
+)
 from liquid_trainer.online.settings import LearnerSettings
+from liquid_trainer.online.skills import divide_skills
 from liquid_trainer.online.split import TimeSplit, Use
 from liquid_trainer.online.trial import make_candidate, try_out
-from liquid_trainer.online.watch import WatchSettings, find_fault
+from liquid_trainer.online.watch import WatchSettings, find_fault, is_settled
 from liquid_trainer.online.window import Window
 
 # Half of a live window is not judged: a policy that did not run begins it with an empty state.
@@ -41,12 +47,13 @@ class SessionSettings:
         'description': 'from one optimisation step to the next', 'unit': 's'})
     least_windows: int = field(default=4, metadata={
         'description': 'windows to learn from before the first step'})
-    attempt: float = field(default=5.0, metadata={
-        'description': 'from one attempt at a promotion to the next', 'unit': 's'})
-    judged: int = field(default=3, metadata={
-        'description': 'newest held-out windows that candidates are judged by'})
+    attempt: float = field(default=3.0, metadata={
+        'description': 'shortest time from one candidate to the next', 'unit': 's'})
+    judged: int = field(default=4, metadata={
+        'description': 'windows that come after a candidate was made, and that it is judged by'})
     skills: int = field(default=16, metadata={
-        'description': 'held-out windows frozen as the old-skill set where none was given'})
+        'description': 'most windows of the frozen old-skill set; where none were given, as '
+                       'many of the first held-out ones'})
     patience: float = field(default=10.0, metadata={
         'description': 'how long the policy node may take to propose with a promoted policy',
         'unit': 's'})
@@ -108,7 +115,9 @@ class OnlineSession:
         :param start: the checkpoint to begin with.
         :param folder: of reservoir, ledger, journal and checkpoints; None: nothing is kept and
             nothing promoted.
-        :param skills: the frozen old-skill set; empty: the first held-out windows become it.
+        :param skills: windows of what the policy could do before: of every third episode they
+            are the frozen old-skill set, the others are replayed (`divide_skills`). Empty: the
+            first held-out windows become the old-skill set.
         :raises CheckpointError: if the checkpoint cannot be read.
         """
         torch.set_num_threads(1)
@@ -128,9 +137,13 @@ class OnlineSession:
         self.learner.restart(self._running.state_dict())
         self._made_from = with_filter(self._base, learner)
         self._candidate = resting_policy(self._made_from)
-        self._held_out: deque[Window] = deque(maxlen=self.settings.judged)
-        self._skills = list(skills)
+        self._made_at: int | None = None    # newest stamp the candidate has learned from
+        self._fresh: deque[Window] = deque(maxlen=2 * self.settings.judged)     # what came since
+        self._skills, replayed = divide_skills(skills, self.settings.skills)
         self._given = bool(skills)
+        if not self.learner.reservoir.seen:
+            for window in replayed:
+                self.learner.rehearse(window)
         self._old: Scores | None = None     # of the policy learning began with, on the skills
         self._errors: deque[float] = deque(maxlen=self.watch.windows)
         self._live: list[float] = []
@@ -187,8 +200,8 @@ class OnlineSession:
 
     @property
     def held_out(self) -> int:
-        """How many held-out recent windows candidates are judged by."""
-        return len(self._held_out)
+        """How many windows have come that the candidate has not learned from."""
+        return len(self._fresh)
 
     @property
     def running_policy(self) -> Policy:
@@ -206,15 +219,27 @@ class OnlineSession:
         self.counts.windows += 1
         self._follow(window, now)
         self._watch(window)
+        if self._made_at is not None:
+            if window.ticks[-1] <= self._made_at:
+                self._drop_candidate()      # time went back
+            elif judged_from(window) > self._made_at:
+                self._fresh.append(window)
+        if self._given or self._learned_from(window):
+            self.learner.add(window)
+
+    def _learned_from(self, window: Window) -> bool:
+        """Return whether a window may be learned from; the first stretches become old skills."""
+        skills = self._skills
+        if len(skills) >= self.settings.skills:
+            return not skills[-1].ticks[0] <= window.ticks[0] <= skills[-1].ticks[-1]
         use = self.split.use(window.ticks)
         if use is Use.HELD_OUT:
-            if not self._given and len(self._skills) < self.settings.skills:
-                self._skills.append(window)
-            if self._held_out and window.ticks[-1] <= self._held_out[-1].ticks[-1]:
-                self._held_out.clear()      # time went back
-            self._held_out.append(window)
-        elif use is Use.TRAIN:
-            self.learner.add(window)
+            skills.append(window)
+        return use is Use.TRAIN
+
+    def _drop_candidate(self) -> None:
+        self._made_at = None
+        self._fresh.clear()
 
     def discard(self, episode: str) -> int:
         """
@@ -222,13 +247,13 @@ class OnlineSession:
 
         :return: how many of its windows there were.
         """
-        before = len(self._held_out) + len(self._skills)
-        self._held_out = deque((w for w in self._held_out if w.episode != episode),
-                               maxlen=self.settings.judged)
+        before = len(self._skills)
+        self._fresh = deque((w for w in self._fresh if w.episode != episode),
+                            maxlen=self._fresh.maxlen)
         if not self._given:
             self._skills = [window for window in self._skills if window.episode != episode]
             self._old = None
-        count = before - len(self._held_out) - len(self._skills) + self.learner.forget(episode)
+        count = before - len(self._skills) + self.learner.forget(episode)
         self.journal.write('discarded', f'{count} windows of episode {episode!r}', windows=count)
         return count
 
@@ -245,16 +270,27 @@ class OnlineSession:
             self._step_due = now + self.settings.period - min(
                 late if np.isfinite(late) else 0.0, 0.1 * self.settings.period)
             yield from self.learner.step()
-        if now >= self._attempt_due and self.phase == SETTLED and not self.foreign \
-                and self.learner.steps > self._tried_at and self._held_out:
-            self._attempt_due = now + self.settings.attempt
-            self._tried_at = self.learner.steps
-            yield from self._attempt(now)
+        if self._made_at is None:
+            if now >= self._attempt_due and self.learner.steps > self._tried_at \
+                    and self.learner.recent:
+                self._attempt_due = now + self.settings.attempt
+                self._tried_at = self.learner.steps
+                self._made_at = int(self.learner.recent[-1].ticks[-1])
+                self._candidate.load_state_dict(self.learner.average)
+        elif len(self._fresh) >= self.settings.judged:
+            if self.phase == SETTLED and not self.foreign:
+                yield from self._attempt(now)
+            # While a promotion is watched, a newer candidate takes the place of this one.
+            self._drop_candidate()
 
     def _attempt(self, now: float) -> Iterator[None]:
-        """Judge the candidate, and put it in charge if it is better."""
-        self._candidate.load_state_dict(self.learner.average)
-        recent = list(self._held_out)
+        """
+        Judge the candidate by what came after it was made; in charge with it if it is better.
+
+        Source: first predict, then learn; Gama et al., On evaluating stream learning algorithms,
+        2013.
+        """
+        recent = list(self._fresh)
         running = score(self._running, recent)
         yield
         candidate = score(self._candidate, recent)
@@ -289,6 +325,7 @@ class OnlineSession:
         if self._refusals >= self.settings.give_up:
             self._refusals = 0
             self.learner.restart(self._running.state_dict())
+            self._drop_candidate()
             self.journal.write('restarted', f'{self.settings.give_up} refusals in a row: learning '
                                'starts again from the running policy')
 
@@ -299,7 +336,7 @@ class OnlineSession:
             self._made_from, self._candidate, self.promotions.ledger.promotions + 1,
             {'from': previous.version, 'verdict': verdict.reason, **numbers})
         yield
-        window = self._held_out[-1]
+        window = self._fresh[-1]
         try:
             self.running = self.promotions.promote(
                 checkpoint, lambda read: try_out(read, self._candidate, window),
@@ -390,7 +427,7 @@ class OnlineSession:
         fault = find_fault(list(self._errors), self._live, self._before, self.watch)
         if fault:
             self._roll_back(fault)
-        elif len(self._live) >= self.watch.windows:
+        elif is_settled(self._live, self._before, self.watch):
             self.promotions.settle()
             self.journal.write(
                 'settled', f'live error {np.median(self._live):.3f}, the policy before would '
@@ -424,6 +461,7 @@ class OnlineSession:
             self.journal.write('failed', f'{error}', version=previous.version)
         self._shadow = None
         self.learner.restart(self._running.state_dict())
+        self._drop_candidate()
         self.learner.slow_down()
 
 

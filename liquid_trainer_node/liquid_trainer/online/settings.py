@@ -12,11 +12,11 @@ PRECISIONS = ('auto', 'float32', 'bfloat16')
 class LearnerSettings:
     """One optimisation step after the other."""
 
-    rate: float = field(default=1e-3, metadata={'description': 'learning rate of AdamW'})
+    rate: float = field(default=1e-4, metadata={'description': 'learning rate of AdamW'})
     weight_decay: float = field(default=1e-4, metadata={'description': 'of AdamW, matrices only'})
     clip: float = field(default=1.0, metadata={'description': 'largest norm of the gradient'})
     warm_up: int = field(default=10, metadata={'description': 'steps until the full rate'})
-    average: float = field(default=0.95, metadata={
+    average: float = field(default=0.9, metadata={
         'description': "share of the candidate's averaged weights kept per step"})
     micro_batches: int = field(default=1, metadata={
         'description': 'passes whose gradients are accumulated for one step; more passes of '
@@ -43,6 +43,9 @@ class LearnerSettings:
         'description': 'share of the ticks with the largest losses that is left out: wrong '
                        'demonstrations; for mixture heads'})
     target_weight: float = field(default=1.0, metadata={'description': "of the targets' loss"})
+    refinement: int = field(default=20, metadata={
+        'description': "more steps of the estimate's head alone after each step"})
+    refinement_rate: float = field(default=2e-3, metadata={'description': 'their learning rate'})
     hindsight: bool = field(default=True, metadata={
         'description': 'label the targets of earlier ticks by what is seen later'})
     low_pass: float = field(default=0.0, metadata={
@@ -54,7 +57,7 @@ class LearnerSettings:
     seed: int = field(default=0, metadata={'description': 'of everything random'})
 
     def __post_init__(self):
-        for name in ('rate', 'clip'):
+        for name in ('rate', 'clip', 'refinement_rate'):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f'{name}: expected above 0, came {getattr(self, name)}')
         for name in ('micro_batches', 'windows', 'stride', 'reservoir'):
@@ -64,7 +67,7 @@ class LearnerSettings:
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f'{name}: expected 0 to below 1, came {getattr(self, name)}')
         for name in ('weight_decay', 'warm_up', 'recent', 'consolidation', 'fisher_windows',
-                     'tolerance', 'target_weight', 'low_pass'):
+                     'tolerance', 'target_weight', 'refinement', 'low_pass'):
             if not getattr(self, name) >= 0:
                 raise ValueError(f'{name}: expected 0 or more, came {getattr(self, name)}')
         if not 0.0 <= self.replay <= 1.0:

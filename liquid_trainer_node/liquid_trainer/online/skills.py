@@ -41,6 +41,23 @@ def write_skills(folder: Path, windows: Sequence[Window]) -> None:
         write_atomically(folder / f'window_{number:05d}.npz', window.to_bytes())
 
 
+def divide_skills(windows: Sequence[Window], most: int) -> tuple[list[Window], list[Window]]:
+    """
+    Divide windows into those that candidates are judged by and those that are replayed.
+
+    Whole episodes: windows of one episode may overlap. Every third episode judges; a single one
+    does so alone.
+
+    :param most: windows that judge; evenly thinned out to as many, the rest is left out.
+    """
+    names = sorted({window.episode for window in windows})
+    judging = set(names[::3])
+    judges = [window for window in windows if window.episode in judging]
+    if len(judges) > most:
+        judges = [judges[index] for index in np.linspace(0, len(judges) - 1, most).astype(int)]
+    return judges, [window for window in windows if window.episode not in judging]
+
+
 def draw_skills(data, features: np.ndarray, rate: float, count: int, length: float,
                 seed: int = 0) -> list[Window]:
     """
@@ -79,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--checkpoint', type=Path, required=True,
                         help='its encoder makes the features')
     parser.add_argument('--output', type=Path, required=True, help='folder for the windows')
-    parser.add_argument('--windows', type=int, default=48)
+    parser.add_argument('--windows', type=int, default=240)
     parser.add_argument('--length', type=float, default=2.0, help='of a window [s]')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--cache', type=Path, default=Path('runs/cache'),

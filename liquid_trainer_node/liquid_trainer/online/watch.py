@@ -15,13 +15,14 @@ class WatchSettings:
     windows: int = field(default=12, metadata={
         'description': 'live windows after which a promotion is settled'})
     least_windows: int = field(default=6, metadata={
-        'description': 'live windows needed before a roll-back'})
+        'description': 'live windows needed before a roll-back, and before it is settled early '
+                       'because it does better than the policy before'})
     paired: float = field(default=0.15, metadata={
         'description': 'roll back when the live error exceeds the error that the policy before '
                        'would have made on the same windows by this share'})
     rise: float = field(default=0.25, metadata={
-        'description': 'or when it exceeds the error before the promotion by this share and the '
-                       'policy before would have done as well'})
+        'description': 'or when it exceeds the error before the promotion by this share and '
+                       'that of the policy before by a third of `paired`'})
 
     def __post_init__(self):
         if not 1 <= self.least_windows <= self.windows:
@@ -51,7 +52,19 @@ def find_fault(before: Sequence[float], live: Sequence[float], shadow: Sequence[
         return ''
     earlier = float(np.median(before))
     # Conditions may have changed: then both errors have risen, and what helps stays.
-    if now > earlier * (1.0 + settings.rise) and now >= then:
+    if now > earlier * (1.0 + settings.rise) and now > then * (1.0 + settings.paired / 3.0):
         return (f'live error rose from {earlier:.3f} to {now:.3f}, and the policy before would '
                 f'have made {then:.3f}')
     return ''
+
+
+def is_settled(live: Sequence[float], shadow: Sequence[float], settings: WatchSettings) -> bool:
+    """
+    Return whether a promoted policy stays for good.
+
+    :param live: as in `find_fault`, which found none.
+    :param shadow: likewise.
+    """
+    if len(live) >= settings.windows:
+        return True
+    return len(live) >= settings.least_windows and bool(np.median(live) < np.median(shadow))
