@@ -11,9 +11,10 @@ Cell and learner go in lock-step on simulated time, so it runs faster than real 
 of the machine changes nothing. A step is taken every 0.5 s of simulated time; how much of a core
 that takes is measured as processor time and written beside the errors (`processor_share`).
 
-`docker/in_environment.sh python3 test/benchmarks/online_learning.py --preset full --processes 2`:
-five seeds, two minutes of change, ablations: a quarter of an hour on two idle cores.
-`--preset long`: two seeds, ten minutes of change, success before and after.
+`docker/in_environment.sh python3 test/benchmarks/online_learning.py --preset seeds --processes 2`:
+five seeds, two minutes of change. `--preset ablation` and `--preset robust`: three of them again,
+from their recorded readings. `--preset long`: two seeds, ten minutes of change, success before and
+after. What was found is kept, so each goes on where it was broken off.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -57,8 +59,8 @@ OLD = ConveyorSettings()
 # (`unseen`) the shipped policy is as good as on those it saw, so they would show nothing.
 NEW = ConveyorSettings(speeds=((0.42, 0.50),), masses=((1.5, 2.2),))
 LEARNER = LearnerSettings()
-TESTED = 8          # old cells that only `old_pose_error` is measured in
-CELLS = range(4_000_000, 4_000_032)     # seeds of cells under old conditions
+TESTED = 6          # old cells that only `old_pose_error` is measured in
+CELLS = range(5_000, 5_026)     # seeds of cells under old conditions
 CELL_SECONDS = 20.0
 VARIANTS = {
     'online': (LEARNER, GateSettings()),
@@ -70,10 +72,11 @@ VARIANTS = {
     'online, NaN': (LEARNER, GateSettings()),
     'online, mislabelled': (LEARNER, GateSettings()),
 }
-PRESETS = {'quick': ((0, 1), 60.0, 60.0, 0, ('online',)),
-           'full': ((0, 1, 2, 3, 4), 60.0, 120.0, 0, tuple(VARIANTS)[:5]),
-           'robust': ((0, 1), 60.0, 120.0, 0, ('online', *tuple(VARIANTS)[5:])),
-           'long': ((5, 6), 60.0, 600.0, 100, ('online',))}
+PRESETS = {'quick': ((0, 1), 30.0, 60.0, 0, ('online',)),
+           'seeds': ((0, 1, 2, 3, 4), 30.0, 120.0, 0, ('online',)),
+           'ablation': ((0, 1, 2), 30.0, 120.0, 0, tuple(VARIANTS)[:5]),
+           'robust': ((0, 1, 2), 30.0, 120.0, 0, ('online', *tuple(VARIANTS)[5:])),
+           'long': ((5, 6), 30.0, 600.0, 100, ('online',))}
 # After the change: what "after 30 s" and later means [s]. Half a minute is about a dozen parts.
 SPANS = {'30s': (30.0, 60.0), '60s': (60.0, 120.0), '300s': (300.0, 600.0)}
 
@@ -113,23 +116,20 @@ class Found:
     old: dict[str, float]
     share: dict[str, float]
 
-    def save(self, folder: Path) -> None:
-        """Write it as JSON, so that a run that was broken off goes on with the next seed."""
-        write_atomically(folder / f'seed_{self.seed}.json', json.dumps(asdict(self)).encode())
+    def save(self, path: Path) -> None:
+        """Write it as JSON, so that a run that was broken off goes on."""
+        write_atomically(path, json.dumps(asdict(self)).encode())
 
     @classmethod
-    def load(cls, folder: Path, seed: int) -> Found | None:
-        """Return what `save` wrote, None if there is nothing."""
-        path = folder / f'seed_{seed}.json'
-        if not path.exists():
-            return None
+    def load(cls, path: Path) -> Found:
+        """Return what `save` wrote."""
         values = json.loads(path.read_text())
         values['logs'] = {name: Log(**log) for name, log in values['logs'].items()}
         return cls(**values)
 
 
 def run_old_cell(seed: int) -> list[Window]:
-    """Return every third window of a cell under old conditions, the expert helping."""
+    """Return every third window of a cell under old conditions, with the expert's help."""
     shipped, keeper = load_checkpoint(SHIPPED), Keeper()
     LearningCell(shipped, keeper, drivers.Safety(shipped.interface)).run(
         [Phase(OLD, CELL_SECONDS)], seed)
@@ -225,27 +225,28 @@ def time_steps(session: OnlineSession) -> list[float]:
 
 def run(job: Job) -> Found:
     """Run one seed, or return what was kept of it."""
-    known = Found.load(job.keep, job.seed)
-    if known is not None:
-        return known
+    path = job.keep / f'seed_{job.seed}_{job.after:.0f}.json'
+    recorded = path.with_suffix('.npz')
+    found = Found.load(path) if path.exists() else Found(job.seed, {}, {}, [], {}, {}, {})
     interface = load_interface(scene.find_interface())
     shipped = load_checkpoint(SHIPPED)
-    found = Found(job.seed, {}, {}, [], {}, {}, {})
-    tape, skills = Tape(), read_skills(job.keep / 'skills')
+    skills = read_skills(job.keep / 'skills')
     tested = read_skills(job.keep / 'tested')
     found.old['frozen'] = old_error(SHIPPED, tested)
-    last: dict[str, Path] = {'frozen': SHIPPED}
     with tempfile.TemporaryDirectory() as folder:
         for variant in job.variants:
+            if variant in found.logs:
+                continue
             session = make_session(variant, Path(folder) / variant, skills)
             times = time_steps(session)
             began = time.process_time()
             if variant == 'online':
                 cell = LearningCell(shipped, session, drivers.Safety(interface))
                 log = cell.run([Phase(OLD, job.before), Phase(NEW, job.after)], job.seed)
-                tape = cell.tape
+                cell.tape.save(recorded)
             else:
-                log = play(spoil(tape, variant, job.seed), shipped, session)
+                tape = spoil(Tape.load(recorded), variant, job.seed)
+                log = play(tape, shipped, session)
                 # All of a tape's processor time: learning, judging, exporting, and both policies.
                 found.share[variant] = (time.process_time() - began) / (job.before + job.after)
             found.steps += times
@@ -253,16 +254,18 @@ def run(job: Job) -> Found:
             found.old[variant] = old_error(Path(session.running.path), tested)
             counts = session.counts
             found.counts[variant] = (counts.promotions, counts.refusals, counts.roll_backs)
-            last[variant] = Path(session.running.path)
             print(f'seed {job.seed} {variant}: {counts}', flush=True)
             for line in session.journal.recent:
                 print(f'  {line["event"]}: {line["text"]}', flush=True)
-        if job.parts:
-            for name, path in last.items():
-                for task, settings in (('seen', OLD), ('shifted', NEW)):
-                    found.success[f'{name} {task}'] = pick(path, settings, job)
-                    print(f'seed {job.seed} {found.success}', flush=True)
-    found.save(job.keep)
+            kept = path.with_name(f'{path.stem}_{variant}.safetensors')
+            shutil.copyfile(session.running.path, kept)
+            found.save(path)
+    for name in ('frozen', *job.variants) if job.parts else ():
+        model = SHIPPED if name == 'frozen' else path.with_name(f'{path.stem}_{name}.safetensors')
+        for task, settings in (('seen', OLD), ('shifted', NEW)):
+            if f'{name} {task}' not in found.success:
+                found.success[f'{name} {task}'] = pick(model, settings, job)
+                found.save(path)
     return found
 
 
@@ -398,8 +401,7 @@ def main() -> None:
     parser.add_argument('--variants', nargs='+', choices=VARIANTS, default=None)
     parser.add_argument('--processes', type=int, default=1)
     parser.add_argument('--keep', type=Path, default=ROOT / 'runs' / 'online_learning',
-                        help='folder for what was found of each seed; a seed that is there is '
-                        'not run again')
+                        help='folder for what was found; what is there is not run again')
     parser.add_argument('--append', type=Path, default=RESULTS)
     parser.add_argument('--picture', type=Path, default=None, help='to draw')
     arguments = parser.parse_args()
