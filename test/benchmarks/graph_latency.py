@@ -222,9 +222,11 @@ class Group:
             if first.is_dir():
                 (self._folder / 'cpu.cfs_period_us').write_text(str(whole))
                 (self._folder / 'cpu.cfs_quota_us').write_text(str(quota))
+                (self._folder / 'cpu.shares').write_text('65536')   # before other programs
             else:
                 (self._root / 'cgroup.subtree_control').write_text('+cpu')
                 (self._folder / 'cpu.max').write_text(f'{quota} {whole}')
+                (self._folder / 'cpu.weight').write_text('5000')
             for pid in pids:
                 (self._folder / 'cgroup.procs').write_text(str(pid))
         except OSError:

@@ -8,6 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,12 @@ def in_turn(functions: Mapping[str, Callable[[], Any]], count: int, seconds: flo
                 function()
                 times[name].append(clock() - begin)
     return {name: np.array(values) for name, values in times.items()}
+
+
+def in_real_time(priority: int = 35) -> None:
+    """Run this program as the nodes run, before ordinary ones, where that is allowed."""
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(priority))
 
 
 def interval(values: np.ndarray, share: float) -> tuple[float, float, float]:

@@ -8,6 +8,8 @@ estimate, checks and the choice of a plan. Its peers, in torch as published:
 * `ncps-cfc`, `ncps-ltc`: the bare cell of ncps, 140 numbers to 64 units, nothing else.
 * `ncps-cfc+mixture`, `ncps-ltc+mixture`: the cell with our normalisation and heads around it.
 * `torch-eager`: our own policy in torch.
+* `numpy-products`: nothing but products, 12 times that of 256 x 205 numbers, which take about as
+  long as a step. What their p99 is above their p50 is the machine's.
 * `torchdiffeq-window-...`: the published recipe of a continuous-time policy: at every decision
   the last 100 inputs are integrated anew by torchdiffeq, here with our head behind it.
 
@@ -30,6 +32,7 @@ from measuring import (
     REPOSITORY,
     about,
     arguments,
+    in_real_time,
     in_turn,
     keep,
     latency_rows,
@@ -203,6 +206,14 @@ def step_rows(options, shared: dict) -> list[dict]:
                 cell(x, elapsed, torch.zeros(1, UNITS))
 
         steps[name] = bare
+    weight, seen = np.zeros((256, 205), np.float32, 'F'), np.zeros(205, np.float32)
+    out = np.zeros(256, np.float32)
+
+    def products() -> None:
+        for _ in range(12):
+            weight.dot(seen, out)
+
+    steps['numpy-products'] = products
     window = window_step('rk4', UNITS)
     if window is not None:
         steps['torchdiffeq-window'] = window
@@ -217,6 +228,9 @@ def step_rows(options, shared: dict) -> list[dict]:
         if '+mixture' in name and not name.startswith('ncps') or name == 'shipped':
             rows += [speedup_row(task, policy, values, peer, times[peer], shared)
                      for peer in peers]
+    for name in ('cfc+mixture', 'numpy-products'):
+        p50, p99 = np.percentile(times[name], (50, 99))
+        print(f'{name}: p99 is {p99 / p50:.2f} times p50')
     for peer in peers:
         values = times['cfc+mixture']
         print(f'cfc+mixture: {np.median(times[peer]) / np.median(values):.1f} x {peer}')
@@ -280,6 +294,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     gc.disable()    # as in the nodes, and for all alike
+    in_real_time()
     rows = []
     for part in (step_rows, solver_rows, encoder_rows):
         rows += part(options, shared)
