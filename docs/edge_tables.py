@@ -5,7 +5,7 @@ import sys
 
 from placing import ROOT, rows_of
 
-PARTS = ('step_latency', 'graph_latency')
+PARTS = ('step_latency', 'graph_latency', 'quota', 'soak')
 
 
 def target_table() -> str:
@@ -26,4 +26,22 @@ def target_table() -> str:
     return '\n'.join(lines)
 
 
-PAGES = {'edge.md': {'targets': target_table}}
+def form_table() -> str:
+    """
+    Table of the encoder's forms: parts picked by the same policy.
+
+    :return: Markdown.
+    """
+    lines = ['| encoder | picked | 95 % | distance of the part estimated |', '|---|---|---|---|']
+    rows = rows_of('exported')
+    for row in rows:
+        if row['figure'] == 'success':
+            error = next(other['value'] for other in rows if other['figure'] == 'pose_error'
+                         and other['policy'] == row['policy'])
+            lines.append(
+                f'| {row["policy"].split()[-1]} | {row["value"] * row["n"]:.0f} of {row["n"]} | '
+                f'{row["low"]:.1%} to {row["high"]:.1%} | {1e3 * error:.1f} mm |')
+    return '\n'.join(lines)
+
+
+PAGES = {'edge.md': {'targets': target_table, 'forms': form_table}}

@@ -136,6 +136,8 @@ def targets(figures: Figures) -> list[tuple[str, str, float, float, str]]:
             **graph, task='trainer_off', figure='start_to_command'), 2, 'less'),
         ('commands at half a core', 'Hz', figures.value(
             part='quota', figure='command_rate', policy='shipped'), 98, 'more'),
+        ('memory gained in the last quarter of 20 minutes', 'MB', 1e-6 * figures.value(
+            part='soak', figure='memory_step', policy='shipped'), 2, 'less'),
     ]
 
 

@@ -9,8 +9,9 @@ too, and the trainer learns from them beside the nodes. Run it as
 
     docker/in_environment.sh python3 test/benchmarks/graph_latency.py --seconds 120
 
-10,000 joint states take 100 s. Memory, processor shares and the nodes' own figures of their
-stages come from /proc and from /diagnostics.
+10,000 joint states take 100 s. A plain rclpy timer in a process of its own (timer_peer.py) runs
+beside all: what is late there is the machine's. Memory, processor shares and the nodes' own
+figures of their stages come from /proc and from /diagnostics.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import argparse
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -326,6 +329,8 @@ def run(options: Any, trainer: bool, executor: str = '') -> tuple[list[dict], di
                         lambda name, line: printed.append(f'[{name}] {line}'))
         robot = Robot(trainer)
         robot.start()
+        peer = subprocess.Popen([sys.executable, str(Path(__file__).with_name('timer_peer.py'))],
+                                stdout=subprocess.PIPE, text=True)
         began = time.time_ns()
         runner.start()
         limiter = None
@@ -354,8 +359,16 @@ def run(options: Any, trainer: bool, executor: str = '') -> tuple[list[dict], di
                 limiter.close()
             runner.stop()
             robot.close()
-    return summarise(robot, task, begin, end, missed, before, after, memory, first - began,
-                     options, how)
+            peer.terminate()
+            called, _ = peer.communicate()
+    rows, found = summarise(robot, task, begin, end, missed, before, after, memory, first - began,
+                            options, how)
+    gaps = 1e-9 * np.diff([int(line) for line in called.split() if begin <= int(line) < end])
+    more = latency_rows('timer_gap', task, 'rclpy-timer', gaps, about('separate_processes'))
+    more.append(value_row('missed_deadlines', task, 'rclpy-timer', np.mean(gaps > 0.015), '1',
+                          len(gaps), about('separate_processes')))
+    rows += [{**row, 'quota': how} for row in more]
+    return rows, found
 
 
 def wait_for(condition: Any, seconds: float) -> bool:
@@ -430,6 +443,11 @@ def report(found: dict) -> None:
           f'{value["images_answered", "shipped"]:.4f}, joint states '
           f'{value["ticks_answered", "shipped"]:.4f}; start to first command '
           f'{value["start_to_command", "shipped"]:.2f} s')
+    print('  a timer that does nothing else: gap '
+          f'{1e3 * value["timer_gap_p50", "rclpy-timer"]:.2f} / '
+          f'{1e3 * value["timer_gap_p99", "rclpy-timer"]:.2f} / '
+          f'{1e3 * value["timer_gap_max", "rclpy-timer"]:.2f} ms, more than 15 ms '
+          f'{value["missed_deadlines", "rclpy-timer"]:.2e} of the times')
     shares: dict[str, str] = defaultdict(str)
     for (figure, policy), number in value.items():
         if figure == 'cpu_share':
