@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -20,6 +20,7 @@ from liquid_policy.command import command
 from liquid_policy.interface import load_interface
 from liquid_sim import conveyor, drivers, scene
 from liquid_sim.rollout import Outcome, run_episode
+from liquid_trainer.processes import worker_processes
 
 PARTS_PER_EPISODE = 10
 
@@ -95,7 +96,7 @@ def jobs_of(policy, conditions, parts, seeds, interface) -> list[Job]:
 def run_all(jobs, processes: int, label: str) -> list[Outcome]:
     """Run episodes in parallel processes with a progress bar; in the order of the jobs."""
     outcomes: dict[int, Outcome] = {}
-    with ProcessPoolExecutor(processes) as pool:
+    with worker_processes(processes) as pool:
         futures = {pool.submit(run, job): job.seed for job in jobs}
         with tqdm(total=sum(job.parts for job in jobs), unit='part', desc=label,
                   disable=None) as progress:

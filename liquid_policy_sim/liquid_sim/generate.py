@@ -6,7 +6,7 @@ import argparse
 import os
 import shutil
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from liquid_sim.evaluate import load_driver
 from liquid_sim.messages import RosbagsMessages, Telemetry
 from liquid_sim.rollout import run_episode
 from liquid_trainer.message_types import message_types
+from liquid_trainer.processes import worker_processes
 from liquid_trainer.recording import BagWriter
 
 START, SUCCESS, FAILURE = 0, 1, 2    # EpisodeMarker kinds
@@ -209,7 +210,7 @@ def main(argv=None) -> int:
     if skipped:
         print(f'{skipped} bags exist already in {arguments.output} and are kept')
     totals = {'seen': 0, 'picked': 0, 'seconds': 0.0}
-    with ProcessPoolExecutor(arguments.processes) as pool:
+    with worker_processes(arguments.processes) as pool:
         futures = [pool.submit(record, job) for job in jobs]
         with tqdm(total=len(jobs), unit='bag', desc='recording', disable=None) as progress:
             for future in as_completed(futures):

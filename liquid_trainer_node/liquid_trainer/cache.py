@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from liquid_policy.interface import Interface, parse_interface
+from liquid_trainer.processes import worker_processes
 
 # Depth is kept as whole tenths of a millimetre: half the memory of float32, and 40 times finer
 # than what the task asks for. 0 is "not measured".
@@ -295,7 +295,7 @@ def _map(jobs: list, workers: int) -> Iterator[int]:
     if workers < 2 or len(jobs) < 2:
         yield from map(_decode, jobs)
         return
-    with ProcessPoolExecutor(min(workers, len(jobs))) as pool:
+    with worker_processes(min(workers, len(jobs))) as pool:
         try:
             yield from pool.map(_decode, jobs)
         except BrokenProcessPool as error:

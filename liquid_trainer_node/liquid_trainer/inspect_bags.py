@@ -11,7 +11,6 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from liquid_trainer.demonstration_quality import (
     spread,
     take_in_order,
 )
+from liquid_trainer.processes import worker_processes
 
 # Stamps and times of receipt further apart than this are of two clocks [s].
 OTHER_CLOCK = 1.0
@@ -100,7 +100,7 @@ def inspect(paths: Iterable[str | Path], interface: Interface | None = None, lar
     bags = find_bags(list(paths))
     result = Inspection([])
     work = partial(_read, large=large)
-    with ProcessPoolExecutor(workers) if workers > 1 and len(bags) > 1 else _Here() as pool, \
+    with worker_processes(workers) if workers > 1 and len(bags) > 1 else _Here() as pool, \
             tqdm(total=len(bags), unit='bag', disable=None, leave=False) as bar:
         for found in pool.map(work, bags):
             bar.update()

@@ -8,7 +8,7 @@ import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -185,7 +185,7 @@ def _train(arguments: argparse.Namespace, group: Group) -> Path:
                         arguments.init is not None, description, group)
     if group.size > 1:      # torchrun ends them all
         return training.run()
-    with _asked_to_stop() as training.asked:
+    with _asked_to_stop(training):
         return training.run()
 
 
@@ -215,21 +215,20 @@ def _keep_earlier(checkpoint: Path) -> None:
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Give whether Ctrl-C or SIGTERM has come; the second one ends at once."""
-    asked: list[int] = []
+def _asked_to_stop(training: Training) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM have a training end after its step; at once if it makes none."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in numbers}
 
-    def note(number: int, frame: Any) -> None:
-        asked.append(number)
-        for each in numbers:
-            signal.signal(each, before[each])
+    def stop(number: int, frame: Any) -> None:
+        if training.asked or not training.stepping:
+            raise KeyboardInterrupt
+        training.asked = True
 
     for number in numbers:
-        signal.signal(number, note)
+        signal.signal(number, stop)
     try:
-        yield lambda: bool(asked)
+        yield
     finally:
         for number in numbers:
             signal.signal(number, before[number])

@@ -55,7 +55,8 @@ class Training:
         self.group = group or Group()
         self.interface, self.policy, self.settings = interface, policy, settings
         self.output = output
-        self.asked: Callable[[], bool] = lambda: False      # whether to save and stop
+        self.asked = False          # to save and end after the step
+        self.stepping = False       # whether steps are made, and somebody may ask
         stored = StoredEpisodes.of(episodes)
         names = stored.names
         learned, held = split_episodes(
@@ -170,7 +171,7 @@ class Training:
                 scored, last = self._spent, time.monotonic()
             share, save, stop, asked = self.group.agree(
                 self._share(stage), float(self._spent - saved >= 60.0 * settings.save_every),
-                float(0 < settings.patience <= self._stale), float(self.asked()))
+                float(0 < settings.patience <= self._stale), float(self.asked))
             if save or asked:
                 self._save()
                 saved, last = self._spent, time.monotonic()
@@ -181,6 +182,7 @@ class Training:
                                   f'{self._stale} scores without a better one')
             if share >= 1.0 or stop:
                 break
+            self.stepping = True
             values = learner.step(share)
             count += 1
             for name, value in values.items():
@@ -198,6 +200,7 @@ class Training:
             self.progress.record(stage, learner.step_count, 'train',
                                  {name: value / count for name, value in sums.items()},
                                  self._before + self._spent)
+        self.stepping = False
         if self._scored != learner.step_count:
             self._score(stage)
         learner.finish()

@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -117,7 +118,13 @@ def test_killed_training_goes_on_to_the_same_result(episodes, finished, tmp_path
 def test_training_that_is_asked_to_stop_saves_and_goes_on(episodes, finished, tmp_path):
     """Ctrl-C loses nothing: the state is saved between two steps."""
     training = _training(episodes, tmp_path)
-    training.asked = lambda: (training.learner.stage, training.learner.step_count) == ('core', 3)
+    plain = training.learner.step
+
+    def step(share):
+        training.asked = (training.learner.stage, training.learner.step_count) == ('core', 2)
+        return plain(share)
+
+    training.learner.step = step
     with pytest.raises(KeyboardInterrupt):
         training.run()
     with open(tmp_path / 'history.jsonl', 'a') as file:
@@ -139,10 +146,13 @@ def test_a_training_does_not_go_on_with_other_demonstrations(episodes, tmp_path)
 
 def test_ctrl_c_asks_once_and_ends_the_second_time():
     before = signal.getsignal(signal.SIGINT)
-    with _asked_to_stop() as asked:
-        assert not asked()
-        signal.raise_signal(signal.SIGINT)
-        assert asked()
+    training = SimpleNamespace(asked=False, stepping=False)
+    with _asked_to_stop(training):
+        with pytest.raises(KeyboardInterrupt):      # nothing to save yet
+            signal.raise_signal(signal.SIGINT)
+        training.stepping = True
+        signal.raise_signal(signal.SIGTERM)
+        assert training.asked
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
