@@ -16,6 +16,7 @@ import barrier_tables  # noqa: E402
 import core_tables  # noqa: E402
 import edge_tables  # noqa: E402
 import format_tables  # noqa: E402
+import online_tables  # noqa: E402
 import policy_tables  # noqa: E402
 import readme_tables  # noqa: E402
 import safety_tables  # noqa: E402
@@ -25,7 +26,8 @@ from placing import ROOT, fill  # noqa: E402
 
 PAGES = {**bag_tables.PAGES, **readme_tables.PAGES, **core_tables.PAGES, **barrier_tables.PAGES,
          **policy_tables.PAGES, **task_tables.PAGES, **format_tables.PAGES,
-         **safety_tables.PAGES, **scale_tables.PAGES, **edge_tables.PAGES}
+         **safety_tables.PAGES, **scale_tables.PAGES, **edge_tables.PAGES,
+         **online_tables.PAGES}
 
 
 def path_of(page: str) -> Path:

@@ -44,8 +44,8 @@ class TrainerSettings(NodeSettings):
         '', 'Where replayed windows, promoted models, ledger and journal are kept; a trainer that '
         'starts again goes on from there. Empty: nothing is kept and nothing promoted.')
     skills: str = parameter(
-        '', 'Folder of windows that old skills are judged by, made by online_skills; empty: the '
-        'first held-out windows of this run.')
+        '', 'Folder of windows of old skills, made by online_skills: of a third of the episodes they '
+        'judge, the others are replayed; empty: the first held-out windows of this run judge.')
     promote: bool = parameter(
         True, 'Announce candidates that pass the gate; the policy node takes them if its '
         'accept_updates is set.')

@@ -71,7 +71,7 @@ def test_steps_lower_the_loss_and_leave_encoder_and_checkpoint_alone(checkpoint)
 def test_more_steps_of_the_estimates_head_lower_the_error_and_touch_nothing_else(checkpoint):
     """With the same draws; nothing but the head differs after the first step."""
     learners = [OnlineLearner(checkpoint, LearnerSettings(
-        rate=1e-3, windows=2, refinement=steps, consolidation=0.0)) for steps in (0, 20)]
+        rate=1e-3, windows=1, refinement=steps, consolidation=0.0)) for steps in (0, 20)]
     errors = []
     for learner in learners:
         learner.add(make_window())
@@ -192,10 +192,11 @@ def make_session(checkpoint, tmp_path):
     digest = checkpoint.save(path)
 
     def make(**more):
-        options = {'learner': LearnerSettings(rate=3e-3, windows=2, consolidation=0.0),
+        options = {'learner': LearnerSettings(rate=3e-3, windows=2, refinement=2,
+                                              consolidation=0.0),
                    'settings': SessionSettings(period=0.1, least_windows=1, attempt=1.0),
                    'split': TimeSplit(period=3.0, held_out=0.9),
-                   'gate': GateSettings(least_windows=1, alarm=0.0), **more}
+                   'gate': GateSettings(least_windows=1), **more}
         return OnlineSession(standing_of(checkpoint, path, digest), tmp_path / 'online', **options)
     return make
 
@@ -231,6 +232,34 @@ def test_better_is_promoted_watched_and_settled_and_a_restart_goes_on(make_sessi
     again = make_session()
     assert again.running == session.running
     assert again.announcements[0].standing == session.running
+
+
+def test_given_windows_judge_or_are_replayed_never_both(make_session):
+    """Whole episodes; thinned out evenly; a restart does not replay them twice."""
+    given = [make_window(number, begin=60 * number, episode=f'bag_{number // 4}')
+             for number in range(24)]
+    session = make_session(skills=given, settings=SessionSettings(skills=5))
+    judges = {window.episode for window in session._skills}
+    replayed = [window.episode for window in session.learner.reservoir]
+    assert session.skills == 5 and judges == {'bag_0', 'bag_3'} and len(replayed) == 16
+    assert not judges & set(replayed)
+    assert len(list(make_session(skills=given).learner.reservoir)) == 16
+    assert make_session().gate.alarm == 0.0 < session.gate.alarm
+
+
+def test_a_candidate_is_judged_by_what_it_has_not_learned_from(make_session):
+    """Windows whose judged ticks all come after the newest it has learned from."""
+    session = make_session(skills=[make_window(99)], settings=SessionSettings(
+        period=0.1, least_windows=1, judged=50))
+    for number in range(8):
+        session.add(make_window(number, begin=30 * number), 0.3 * number)
+        for _ in session.work(0.3 * number):
+            pass
+        if session._made_at is not None:
+            assert all(window.ticks[15] > session._made_at for window in session._fresh)
+    assert session._made_at is not None and session.held_out
+    session.add(make_window(0), 3.0)            # time went back
+    assert session._made_at is None and not session.held_out
 
 
 def test_a_promotion_that_does_worse_live_is_rolled_back(make_session):
@@ -283,7 +312,7 @@ def test_a_policy_node_that_does_not_take_it_keeps_what_it_runs(make_session):
 
 def test_wrong_demonstrations_do_not_pass_the_gate(make_session, checkpoint):
     """Every fifth window shows noise: whatever is promoted is better on the clean truth."""
-    session = make_session(gate=GateSettings(least_windows=2, alarm=0.0))
+    session = make_session(gate=GateSettings(least_windows=2))
     start = resting_policy(checkpoint)
     clean = [make_window(1000 + number) for number in range(4)]
     for number in range(24):

@@ -40,7 +40,7 @@ from liquid_policy.files import write_atomically
 from liquid_policy.interface import load_interface
 from liquid_sim import drivers, scene
 from liquid_sim.conveyor import ConveyorSettings, ConveyorSim
-from liquid_sim.evaluate import append_rows, commit, wilson
+from liquid_sim.evaluate import commit, wilson
 from liquid_sim.online_cell import Keeper, LearningCell, Log, Phase, Tape, on_belt, play
 from liquid_sim.rollout import run_episode
 from liquid_trainer.online.batch import answer_rows
@@ -367,6 +367,13 @@ def success_rows(results: list[Found], about: dict) -> list[dict]:
     return rows
 
 
+def replace_rows(path: Path, rows: list[dict], preset: str) -> None:
+    """Add figures to a JSON lines file; all earlier ones of the same preset go."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = [line for line in lines if json.loads(line)['preset'] != preset]
+    path.write_text('\n'.join(kept + [json.dumps(row) for row in rows]) + '\n')
+
+
 def draw(results: list[Found], job: Job, path: Path) -> None:
     """Plot the error over time, running and frozen, a thin line per seed."""
     import matplotlib
@@ -417,7 +424,7 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.processes) as pool:
         results = list(pool.map(run, jobs))
     rows = rows_of(results, jobs, arguments.preset)
-    append_rows(arguments.append, rows)
+    replace_rows(arguments.append, rows, arguments.preset)
     if arguments.picture is not None:
         draw(results, jobs[0], arguments.picture)
     for row in rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +141,8 @@ class OnlineSession:
         self._fresh: deque[Window] = deque(maxlen=2 * self.settings.judged)     # what came since
         self._skills, replayed = divide_skills(skills, self.settings.skills)
         self._given = bool(skills)
+        if not self._given:     # what this run began with may well need repair
+            self.gate = replace(self.gate, alarm=0.0)
         if not self.learner.reservoir.seen:
             for window in replayed:
                 self.learner.rehearse(window)
