@@ -44,8 +44,9 @@ class TrainerSettings(NodeSettings):
         '', 'Where replayed windows, promoted models, ledger and journal are kept; a trainer that '
         'starts again goes on from there. Empty: nothing is kept and nothing promoted.')
     skills: str = parameter(
-        '', 'Folder of windows of old skills, made by online_skills: of a third of the episodes they '
-        'judge, the others are replayed; empty: the first held-out windows of this run judge.')
+        '', 'Folder of windows of old skills, made by online_skills: of a third of the episodes '
+        'they judge, the others are replayed; empty: the first held-out windows of this run '
+        'judge.')
     promote: bool = parameter(
         True, 'Announce candidates that pass the gate; the policy node takes them if its '
         'accept_updates is set.')
