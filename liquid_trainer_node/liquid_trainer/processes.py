@@ -19,6 +19,11 @@ def worker_processes(count: int) -> Iterator[ProcessPoolExecutor]:
     with ProcessPoolExecutor(count) as pool:
         try:
             yield pool
-        except BaseException:
+        except BaseException as error:
+            workers = list((pool._processes or {}).values())
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, KeyboardInterrupt):
+                # Interrupted they go on with the next job, for some are on their way to them.
+                for worker in workers:
+                    worker.terminate()
             raise

@@ -27,3 +27,16 @@ def test_a_failure_drops_what_is_queued(tmp_path):
         for future in [pool.submit(job, tmp_path, number) for number in range(100)]:
             future.result()
     assert len(list(tmp_path.iterdir())) < 50
+
+
+def test_ctrl_c_ends_jobs_that_are_running(tmp_path):
+    """Well before what they would take."""
+    with pytest.raises(KeyboardInterrupt), worker_processes(2) as pool:
+        workers = [pool.submit(time.sleep, 600.0) for _ in range(10)]
+        while not workers[1].running():
+            time.sleep(0.01)
+        processes = list(pool._processes.values())
+        raise KeyboardInterrupt
+    for process in processes:
+        process.join(60.0)
+        assert process.exitcode is not None
