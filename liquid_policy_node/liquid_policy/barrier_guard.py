@@ -4,7 +4,8 @@ Limits of the whole robot, for one command at a time.
 Of the manoeuvre of a command (held, then braked; `liquid_policy.barrier_manoeuvre`) at no instant
 
 - may a watched point come nearer to an obstacle than the margin,
-- may the tool be faster than its limit, or than what a human's distance allows,
+- may the tool be faster than its limit, or than what a human's distance allows, the base's motion
+  included,
 - may the braking break the limits of torque and tipping below, or end in a posture that tips;
 
 and of the command itself, with the acceleration (u - u_previous) / dt it asks for,
@@ -168,6 +169,7 @@ class RobotGuard:
         chain = model.chain
         self._links = Links(chain, chain.points, self._size)
         self._world_links = Links(chain, chain.points, self._size, model.base)
+        self._tool_links = self._world_links if self._drive else self._links
         self._forces = ForceBounds(model, self._size) if self._dynamic else None
         # where distances were last computed, and which; at first nothing is far
         self._anchor = (
@@ -283,8 +285,10 @@ class RobotGuard:
             if slow is None:
                 tool = model.tool_velocity(posture, manoeuvre.velocity)
                 speed = np.sqrt(np.add.reduce(tool * tool, axis=1))
+                rate, change = manoeuvre.sizes @ self._tool_links.rates \
+                    if self._drive else (plan.rate, plan.change)
                 bound = fastest_between(
-                    speed, plan.rate, plan.change, manoeuvre.duration, self._links.lengths[-1])
+                    speed, rate, change, manoeuvre.duration, self._tool_links.lengths[-1])
                 piece = int(bound.argmax())
                 known = _Path(
                     far, tool=tool, fastest=float(bound[piece]),
@@ -302,7 +306,8 @@ class RobotGuard:
         """A bound of the tool's speed from the joints' speeds, if that is low enough."""
         if not self._speed_limited:
             return 0.0
-        bound = float(plan.rate[0] @ self._links.lengths[-1])
+        rate = plan.manoeuvre.sizes[0, 0] @ self._tool_links.rates if self._drive else plan.rate[0]
+        bound = float(rate @ self._tool_links.lengths[-1])
         return bound if bound <= self._allowed else None
 
     def _far(self, plan: Plan) -> np.ndarray:

@@ -189,15 +189,17 @@ class RobotModel:
 
     def _make_probe(self, model: Any) -> tuple[Any, Any, Any]:
         """
-        A robot without mass, but for 1 kg at the tool, on three sliding joints and weightless.
+        A weightless robot without mass, but for 1 kg at the tool, on three sliding joints.
 
-        Asked for accelerations q' while everything stands, these joints need the force
-        1 kg * J q': the tool's velocity, from inverse dynamics (`tool_velocity`).
+        A fourth turns it as a driving base does. Asked for accelerations q' while everything
+        stands, the sliding joints need the force 1 kg * J q': the tool's velocity, from inverse
+        dynamics (`tool_velocity`).
         """
         pin, probe = self._pin, self._pin.Model()
         probe.gravity.linear = np.zeros(3)
         root, still = 0, pin.SE3.Identity()
-        for axis in (pin.JointModelPX(), pin.JointModelPY(), pin.JointModelPZ()):
+        for axis in (pin.JointModelPX(), pin.JointModelPY(), pin.JointModelPZ(),
+                     pin.JointModelRZ()):
             root = probe.addJoint(root, axis, still, f'root_{root}')
         for index in range(self._first, model.njoints):
             parent = model.parents[index]
@@ -376,18 +378,20 @@ class RobotModel:
 
     def tool_velocity(self, position: np.ndarray, speed: np.ndarray) -> np.ndarray:
         """
-        How fast the joints move the tool, in the root's frame.
+        How fast joints and base move the tool, in the root's frame.
 
         :param position: of every action entry, `(S, A)`; only joints are read.
-        :param speed: likewise, `(S, A)`.
+        :param speed: of every action entry, `(S, A)`.
         :return: `(S, 3)` [m/s].
         """
         assert self._probe is not None
         model, data, pool = self._probe
         samples = len(position)
         state = np.zeros((3, samples, model.nv))
-        state[0, :, 3:] = position[:, self._order]
-        state[2, :, 3:] = speed[:, self._order]
+        state[0, :, 4:] = position[:, self._order]
+        state[2, :, 4:] = speed[:, self._order]
+        for entry, column in self.base.items():
+            state[2, :, 3 if column == 5 else column] = speed[:, entry]
         forces = np.empty((samples, model.nv))
         self._rnea(model, data, pool, state[0], state[1], state[2], forces)
         return forces[:, :3]
@@ -396,23 +400,21 @@ class RobotModel:
         self, position: np.ndarray, speed: np.ndarray, size: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         """
-        How the tool's velocity changes with speeds and positions of the joints.
+        How the tool's velocity changes with speeds of all entries and positions of the joints.
 
         :param position: of every action entry, `(A,)`; only joints are read.
-        :param speed: likewise, `(A,)`.
+        :param speed: of every action entry, `(A,)`.
         :param size: number A of action entries.
         :return: derivatives by speeds and by positions, `(3, A)` each, in the root's frame.
         """
         pin, model, data = self._pin, self._model, self._data
-        velocity = np.zeros(self.nv)
-        velocity[self.dofs] = speed[self.entries]
         pin.computeForwardKinematicsDerivatives(
-            model, data, self.configuration(position), velocity, np.zeros(self.nv))
+            model, data, self.configuration(position), self.velocity(speed), np.zeros(self.nv))
         frame = model.frames[self._tool_frame]
         by_position, by_speed = pin.getPointVelocityDerivatives(
             model, data, frame.parentJoint, frame.placement, self._aligned)
         slopes = np.zeros((2, 3, size))
-        slopes[0][:, self.entries] = by_speed[:, self.dofs]
+        slopes[0][:, self.moving] = by_speed[:, self.columns]
         slopes[1][:, self.entries] = by_position[:, self.dofs]
         return slopes[0], slopes[1]
 

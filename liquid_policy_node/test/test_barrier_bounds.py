@@ -126,7 +126,7 @@ def test_forces_and_power_stay_within_their_bounds(seed, sliding, share):
 
 
 def test_a_driving_base_is_followed_with_its_arc():
-    """Points of a robot that drives and turns, against fine integration of the path."""
+    """Points of a robot that drives and turns, and its tool's speed, against fine integration."""
     generator = np.random.default_rng(2)
     urdf, limits = random_urdf(generator, JOINTS), arm_limits(JOINTS)
     joint = np.array([False, False, True, True, True, True, True])
@@ -140,10 +140,21 @@ def test_a_driving_base_is_followed_with_its_arc():
         plan = hold_and_brake(command, deceleration, PERIOD)
         rate, change = plan.sizes @ links.rates
         bend = sagitta(rate, change, plan.duration, links.lengths[:2])
+        ends = model.tool_velocity(start + plan.offset, plan.velocity)
+        bounds = fastest_between(
+            np.linalg.norm(ends, axis=1), rate, change, plan.duration, links.lengths[-1])
+        by_speed, by_position = model.tool_slopes(start, command, 7)
+        assert by_speed @ command == pytest.approx(ends[0], abs=1e-12)
+        for entry in range(2, 7):
+            step = 1e-6 * np.eye(7)[entry]
+            two = model.tool_velocity(start + np.array([step, -step]), command[None].repeat(2, 0))
+            assert by_position[:, entry] == pytest.approx((two[0] - two[1]) / 2e-6, abs=1e-7)
         x, y, yaw = 0.0, 0.0, 0.0
         for piece in range(len(plan.duration)):
             position, speed = fine(plan, start, piece)
-            points, _ = model.points(model.configuration(position), model.velocity(speed))
+            points, tool = model.points(model.configuration(position), model.velocity(speed))
+            assert model.tool_velocity(position, speed) == pytest.approx(tool, abs=1e-12)
+            assert np.linalg.norm(tool, axis=1).max() <= bounds[piece] + 1e-12
             step = plan.duration[piece] / (FINE - 1)
             turn = position[:, 1] - position[0, 1]
             forward = 0.5 * (speed[1:, 0] + speed[:-1, 0]) * step
