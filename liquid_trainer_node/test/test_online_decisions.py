@@ -55,7 +55,8 @@ def test_a_candidate_that_forgets_is_refused(kept, words):
 def test_while_no_error_is_twice_the_usual_there_is_nothing_to_repair(running, promote):
     verdict = judge(running, scores([0.0, 0.0], 0.05), scores([1.0, 1.0]),
                     scores([0.9, 0.9]), GateSettings())
-    assert verdict.promote is promote and promote is not ('nothing to repair' in verdict.reason)
+    assert verdict.promote is promote and verdict.calm is not promote
+    assert ('nothing to repair' in verdict.reason) is verdict.calm
 
 
 def test_without_held_out_windows_nothing_is_promoted():

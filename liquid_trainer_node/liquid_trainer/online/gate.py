@@ -78,6 +78,7 @@ class Verdict:
     :param old_before: mean loss of the reference on the old skills; NaN without any.
     :param old_after: the candidate's.
     :param forgetting: whether old skills were what it failed on.
+    :param calm: whether there is nothing to repair.
     """
 
     promote: bool
@@ -87,6 +88,7 @@ class Verdict:
     old_before: float = float('nan')
     old_after: float = float('nan')
     forgetting: bool = False
+    calm: bool = False
 
 
 def judge(running: Scores, candidate: Scores, reference: Scores | None,
@@ -118,7 +120,7 @@ def judge(running: Scores, candidate: Scores, reference: Scores | None,
     # Among a few windows something is always better by chance.
     if reference is not None and _calm(running, reference, settings):
         return Verdict(False, f'nothing to repair: no error is {settings.alarm} times what it is '
-                       f'on old skills; {words}', **numbers)
+                       f'on old skills; {words}', calm=True, **numbers)
     # A few windows with wrong demonstrations must not decide: mean and median both.
     if min(gain.mean(), np.median(gain)) < settings.gain or better < settings.majority:
         return Verdict(False, f'no better on recent windows: {words}', **numbers)

@@ -305,12 +305,13 @@ class OnlineSession:
             reference = self._old
             kept = score(self._candidate, self._skills)
             yield
+        calm = self.verdict is not None and self.verdict.calm
         self.verdict = verdict = judge(running, candidate, reference, kept, self.gate)
         numbers = {'steps': self.learner.steps, 'recent_before': verdict.before,
                    'recent_after': verdict.after, 'old_before': verdict.old_before,
                    'old_after': verdict.old_after}
         if not verdict.promote:
-            self._refuse(verdict, numbers)
+            self._refuse(verdict, numbers, quiet=verdict.calm and calm)
             return
         if self.promotions is None or not self.settings.promote:
             self.journal.write('better', f'not promoted, that is switched off: {verdict.reason}',
@@ -318,18 +319,21 @@ class OnlineSession:
             return
         yield from self._promote(verdict, numbers, now)
 
-    def _refuse(self, verdict: Verdict, numbers: dict) -> None:
+    def _refuse(self, verdict: Verdict, numbers: dict, quiet: bool) -> None:
+        """Leave the candidate; quietly, where the journal would say the same every 3 s."""
         self.counts.refusals += 1
         self._refusals += 1
-        self.journal.write('refused', verdict.reason, version=self.running.version, **numbers)
+        if not quiet:
+            self.journal.write('refused', verdict.reason, version=self.running.version, **numbers)
         if verdict.forgetting:
             self.learner.slow_down()
         if self._refusals >= self.settings.give_up:
             self._refusals = 0
             self.learner.restart(self._running.state_dict())
             self._drop_candidate()
-            self.journal.write('restarted', f'{self.settings.give_up} refusals in a row: learning '
-                               'starts again from the running policy')
+            if not quiet:
+                self.journal.write('restarted', f'{self.settings.give_up} refusals in a row: '
+                                   'learning starts again from the running policy')
 
     def _promote(self, verdict: Verdict, numbers: dict, now: float) -> Iterator[None]:
         assert self.promotions is not None
