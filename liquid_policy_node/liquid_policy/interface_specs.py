@@ -163,6 +163,10 @@ class SourceSpec:
         _check_numbers(self)
         choices = ('hold', 'interpolate')
         expect(self.align in choices, 'align', f'one of {choices}', self.align)
+        # q and -q are the same turn, the mean of the two is none.
+        turns = [path for path in self.fields if '.' in path
+                 and path.split('.')[-2] in ('orientation', 'rotation')]
+        expect(self.align == 'hold' or not turns, 'align', "'hold' for quaternions", self.align)
         _check_timing(self)
 
     @property

@@ -190,6 +190,17 @@ WRONG = {
 }
 
 
+def test_quaternions_are_not_interpolated():
+    """Between q and -q, the same turn, lies none."""
+    data = _data()
+    source = data['observations']['imu']
+    source['fields'] = [f'orientation.{axis}' for axis in 'xyzw']
+    source['units'] = ['1'] * 4
+    parse_interface(yaml.safe_dump(data))
+    source['align'] = 'interpolate'
+    assert "imu.align: expected 'hold' for quaternions" in _refusal(data)
+
+
 @pytest.mark.parametrize('case', WRONG)
 def test_what_cannot_be_meant_is_refused_by_name(case):
     change, where = WRONG[case]
