@@ -1,4 +1,4 @@
-"""Tables of safety.md: what gets past the filter, how near to limits it goes, how fast it is."""
+"""Tables of safety.md: what gets past the filter, how near to limits it goes, what it costs."""
 
 from placing import rows_of
 
@@ -46,4 +46,21 @@ def latency_table() -> str:
     return '\n'.join(lines)
 
 
-TABLES = {'violations': violation_table, 'latency': latency_table}
+def rate_table() -> str:
+    """
+    Table of the safety node's share of a core, next to a node that only relays.
+
+    :return: Markdown.
+    """
+    found = {(row['task'], row['figure']): row for row in rows_of('safety_rate')}
+    lines = ['| node | share of a core | against the relay | reached | machine |',
+             '|---|---|---|---|---|']
+    for task in dict.fromkeys(task for task, _ in found):
+        share, ratio, rate = (
+            found[task, figure]['value'] for figure in ('core_share', 'cost_ratio', 'rate'))
+        lines.append(f'| {task} | {share:.0%} | {ratio:.2f} | {rate:.0f} Hz | '
+                     f'{found[task, "rate"]["machine"]} |')
+    return '\n'.join(lines)
+
+
+TABLES = {'violations': violation_table, 'latency': latency_table, 'rate': rate_table}
