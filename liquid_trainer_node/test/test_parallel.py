@@ -47,7 +47,10 @@ def together(tmp_path_factory):
 def alone(tmp_path_factory):
     """Folder of the same training in this process."""
     folder = tmp_path_factory.mktemp('alone')
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)        # as the two have; sums over more are rounded otherwise
     training(folder, Group()).run()
+    torch.set_num_threads(threads)
     return folder
 
 
