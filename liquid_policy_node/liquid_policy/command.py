@@ -14,7 +14,8 @@ def command(name: str, stopped: str = 'stopped') -> Callable[[Main], Callable[..
     """
     Make the `main` of a command end in one line on standard error instead of a traceback.
 
-    Our functions raise ValueError and OSError for input that they cannot use: exit code 1.
+    Our functions raise ValueError and OSError for input that they cannot use, ImportError for an
+    optional package that is missing: exit code 1.
     Ctrl-C gives 130; whoever closes our output (`| head`) has heard enough.
 
     :param name: of the command.
@@ -28,7 +29,7 @@ def command(name: str, stopped: str = 'stopped') -> Callable[[Main], Callable[..
             except BrokenPipeError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 1
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, ImportError) as error:
                 print(f'{name}: {error}', file=sys.stderr)
                 return 1
             except KeyboardInterrupt:

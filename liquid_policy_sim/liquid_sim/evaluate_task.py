@@ -10,7 +10,7 @@ import argparse
 import os
 import platform
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -19,11 +19,13 @@ import numpy as np
 from tqdm import tqdm
 
 from liquid_policy.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from liquid_policy.command import command
 from liquid_policy.execution import ExecutionSettings, Executor
 from liquid_policy.runtime import EncoderRuntime
 from liquid_sim.evaluate import append_rows, commit, wilson
 from liquid_sim.tasks.registry import find_task
 from liquid_sim.tasks.task import Task
+from liquid_trainer.processes import worker_processes
 
 _FRESH = 1_000_000      # first seed of an evaluation: far from those of anything learned
 _BLOCK = 10             # episodes that one process takes at a time
@@ -154,7 +156,7 @@ def run_all(checkpoint: Path, execution: ExecutionSettings, seeds: list[int], pr
     blocks = [Block(checkpoint, execution, tuple(seeds[i:i + _BLOCK]), delivery or Delivery())
               for i in range(0, len(seeds), _BLOCK)]
     found: dict[int, Episode] = {}
-    with ProcessPoolExecutor(processes) as pool, tqdm(
+    with worker_processes(processes) as pool, tqdm(
             total=len(seeds), unit='episode', desc=label, disable=None) as bar:
         for future in as_completed([pool.submit(run, block) for block in blocks]):
             episodes = future.result()
@@ -247,6 +249,7 @@ def write_video(path: Path, pictures: list[np.ndarray], rate: float) -> Path:
     return path
 
 
+@command('evaluate_task')
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog='evaluate_task', description=__doc__,
@@ -271,35 +274,31 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--videos', type=Path, default=None,
                         help='folder for films of the best, median and worst episode')
     arguments = parser.parse_args(argv)
-    try:
-        checkpoint = load_checkpoint(arguments.checkpoint)
-        if 'task' not in checkpoint.card:
-            raise CheckpointError(f'{arguments.checkpoint}: expected a checkpoint of train_task, '
-                                  'came one of another training')
-        execution = execution_of(checkpoint, arguments.replan, arguments.context,
-                                 arguments.blend, arguments.threshold)
-        delivery = Delivery(arguments.lost, not arguments.elapsed_ignored)
-        Executor.of(checkpoint, execution)
-        episodes = run_all(arguments.checkpoint, execution,
-                           seeds_of(arguments.episodes, arguments.seeds), arguments.processes,
-                           checkpoint.card['policy'], delivery)
-        rows = rows_of(episodes, checkpoint, execution, arguments.seeds, delivery)
-        for row in rows:
-            print(f'{row["task"]} {row["policy"]} {row["figure"]:<9} {row["value"]:.3f} '
-                  f'(95 %: {row["low"]:.3f} to {row["high"]:.3f}, n {row["n"]})')
-        steps = [e.steps for e in episodes if e.success]
-        if steps:
-            print(f'done after {np.median(steps):.0f} steps (median of those done)')
-        if arguments.append is not None:
-            append_rows(arguments.append, rows)
-        if arguments.videos is not None:
-            for path, episode in film(checkpoint, execution, episodes,
-                                      arguments.videos).items():
-                print(f'video: {path}: {"done" if episode.success else "not done"} after '
-                      f'{episode.steps} steps, score {episode.score:.3f}')
-    except (ValueError, OSError) as error:
-        print(f'evaluate_task: {error}', file=sys.stderr)
-        return 1
+    checkpoint = load_checkpoint(arguments.checkpoint)
+    if 'task' not in checkpoint.card:
+        raise CheckpointError(f'{arguments.checkpoint}: expected a checkpoint of train_task, '
+                              'came one of another training')
+    execution = execution_of(checkpoint, arguments.replan, arguments.context,
+                             arguments.blend, arguments.threshold)
+    delivery = Delivery(arguments.lost, not arguments.elapsed_ignored)
+    Executor.of(checkpoint, execution)
+    episodes = run_all(arguments.checkpoint, execution,
+                       seeds_of(arguments.episodes, arguments.seeds), arguments.processes,
+                       checkpoint.card['policy'], delivery)
+    rows = rows_of(episodes, checkpoint, execution, arguments.seeds, delivery)
+    for row in rows:
+        print(f'{row["task"]} {row["policy"]} {row["figure"]:<9} {row["value"]:.3f} '
+              f'(95 %: {row["low"]:.3f} to {row["high"]:.3f}, n {row["n"]})')
+    steps = [e.steps for e in episodes if e.success]
+    if steps:
+        print(f'done after {np.median(steps):.0f} steps (median of those done)')
+    if arguments.append is not None:
+        append_rows(arguments.append, rows)
+    if arguments.videos is not None:
+        for path, episode in film(checkpoint, execution, episodes,
+                                  arguments.videos).items():
+            print(f'video: {path}: {"done" if episode.success else "not done"} after '
+                  f'{episode.steps} steps, score {episode.score:.3f}')
     return 0
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,10 +17,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from liquid_policy.command import command
 from liquid_sim.evaluate import commit
 from liquid_sim.tasks.can import KEYS, RATE, STEPS, Can, rotation_matrix
 from liquid_sim.tasks.can_expert import CanExpert
 from liquid_sim.tasks.robomimic_writer import RobomimicWriter
+from liquid_trainer.processes import worker_processes
 
 _PARTS = dict(zip(KEYS, (slice(0, 3), slice(3, 7), slice(7, 9), slice(9, 23)), strict=True))
 _BLOCK = 5              # episodes that one process takes at a time
@@ -77,7 +78,7 @@ def run(seed: int, numbers: range) -> list[CanEpisode]:
 def demonstrations(seed: int, processes: int) -> Iterator[CanEpisode]:
     """Yield episodes without end, in the order of their numbers, made in parallel."""
     first = 0
-    with ProcessPoolExecutor(processes) as pool:
+    with worker_processes(processes) as pool:
         while True:
             blocks = [range(first + _BLOCK * i, first + _BLOCK * (i + 1))
                       for i in range(processes)]
@@ -118,6 +119,7 @@ def generate(episodes: int, seed: int, output: Path, processes: int, quiet: bool
             f'{failed} more that failed were left out')
 
 
+@command('generate_can')
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog='generate_can', description=__doc__,
@@ -128,16 +130,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--processes', type=int, default=1)
     parser.add_argument('--quiet', action='store_true', help='no bar')
     arguments = parser.parse_args(argv)
-    try:
-        for name, most in (('episodes', 10_000), ('processes', 256)):
-            if not 1 <= getattr(arguments, name) <= most:
-                raise ValueError(f'--{name}: expected 1 to {most}, came '
-                                 f'{getattr(arguments, name)}')
-        print(generate(arguments.episodes, arguments.seed, arguments.output, arguments.processes,
-                       arguments.quiet))
-    except (ValueError, OSError, ImportError) as error:
-        print(f'generate_can: {error}', file=sys.stderr)
-        return 1
+    for name, most in (('episodes', 10_000), ('processes', 256)):
+        if not 1 <= getattr(arguments, name) <= most:
+            raise ValueError(f'--{name}: expected 1 to {most}, came {getattr(arguments, name)}')
+    print(generate(arguments.episodes, arguments.seed, arguments.output, arguments.processes,
+                   arguments.quiet))
     return 0
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from liquid_policy.command import command
 from liquid_sim.evaluate import commit
 from liquid_sim.tasks.maze_expert import MazeExpert
 from liquid_sim.tasks.minari_writer import MinariEpisode, MinariWriter
@@ -107,6 +108,7 @@ def generate(size: str, episodes: int, seed: int, output: Path, quiet: bool = Fa
             f'{failed} more that did not reach the goal were left out')
 
 
+@command('generate_maze')
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog='generate_maze', description=__doc__,
@@ -117,14 +119,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--output', type=Path, required=True, help='folder to write')
     parser.add_argument('--quiet', action='store_true', help='no bar')
     arguments = parser.parse_args(argv)
-    try:
-        if not 1 <= arguments.episodes <= 50_000:
-            raise ValueError(f'--episodes: expected 1 to 50000, came {arguments.episodes}')
-        print(generate(arguments.size, arguments.episodes, arguments.seed, arguments.output,
-                       arguments.quiet))
-    except (ValueError, OSError, ImportError) as error:
-        print(f'generate_maze: {error}', file=sys.stderr)
-        return 1
+    if not 1 <= arguments.episodes <= 50_000:
+        raise ValueError(f'--episodes: expected 1 to 50000, came {arguments.episodes}')
+    print(generate(arguments.size, arguments.episodes, arguments.seed, arguments.output,
+                   arguments.quiet))
     return 0
 
 

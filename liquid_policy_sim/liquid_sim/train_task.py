@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from liquid_policy.command import command
 from liquid_policy.core_settings import ALIASES, CORES, core_settings
 from liquid_policy.export import to_checkpoint
 from liquid_policy.head_settings import (
@@ -262,6 +263,7 @@ def prepare(arguments: argparse.Namespace, resume: bool, save_every: int = 1000,
                         resume, arguments.quiet, save_every)
 
 
+@command('train_task', 'stopped; with --resume it goes on from the last saved state')
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 when a checkpoint was written."""
     arguments = parse_arguments(argv)
@@ -271,9 +273,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         group = Group.join()
         path = prepare(arguments, arguments.resume, group=group).run()
-    except (ValueError, OSError) as error:
-        print(f'train_task: {error}', file=sys.stderr)
-        return 1
     finally:
         group.leave()
     if group.leads:

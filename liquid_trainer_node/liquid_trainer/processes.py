@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
-def worker_processes(count: int) -> Iterator[ProcessPoolExecutor]:
+def worker_processes(count: int, **options: Any) -> Iterator[ProcessPoolExecutor]:
     """
     Give an executor whose queue is dropped when something is raised.
 
     By itself it would work off all that is queued before it lets the error, or Ctrl-C, through.
 
     :param count: processes.
+    :param options: of ProcessPoolExecutor.
     """
-    with ProcessPoolExecutor(count) as pool:
+    with ProcessPoolExecutor(count, **options) as pool:
         try:
             yield pool
         except BaseException as error:

@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +27,7 @@ import torch
 from tqdm import tqdm
 
 from liquid_policy.checkpoint import load_checkpoint
+from liquid_policy.command import command
 from liquid_policy.execution import Executor
 from liquid_policy.export import to_policy
 from liquid_policy.files import write_atomically
@@ -39,6 +40,7 @@ from liquid_sim.benchmark.trials import PRESETS, QUESTIONS, Preset, Trial, trial
 from liquid_sim.evaluate import append_rows
 from liquid_sim.tasks.registry import NAMES, find_task
 from liquid_trainer.page import text
+from liquid_trainer.processes import worker_processes
 from liquid_trainer.train import keep_memory
 
 RESULT = 'result.json'
@@ -173,7 +175,8 @@ def run(jobs: list[Job], processes: int) -> list[dict[str, Any]]:
     """Do jobs in parallel, one processor thread each, with a bar; in the order given."""
     found: dict[int, dict[str, Any]] = {}
     # spawn: a forked process would inherit torch's threads, which do not survive a fork.
-    with ProcessPoolExecutor(processes, get_context('spawn'), end_with_parent) as pool, tqdm(
+    with worker_processes(processes, mp_context=get_context('spawn'),
+                          initializer=end_with_parent) as pool, tqdm(
             total=len(jobs), unit='policy', disable=None) as bar:
         futures = {pool.submit(measure, job): index for index, job in enumerate(jobs)}
         for future in as_completed(futures):
@@ -239,26 +242,23 @@ def jobs_of(arguments: argparse.Namespace, preset: Preset) -> list[Job]:
             for seed in preset.seeds for trial in chosen]
 
 
+@command('benchmark', 'stopped; the same command goes on')
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 when the report was written."""
     arguments = parse_arguments(argv)
-    try:
-        preset = preset_of(arguments)
-        jobs = jobs_of(arguments, preset)
-        results = run(jobs, arguments.processes)
-        measured = [Measured(job.trial, job.seed, result)
-                    for job, result in zip(jobs, results, strict=True)]
-        first = {m.trial.label: Path(m.result['checkpoint']) for m in reversed(measured)}
-        rows = rows_of(arguments.task, measured, plan_times(first), arguments.preset)
-        figures = arguments.folder / 'figures.jsonl'
-        append_rows(figures, rows)
-        if arguments.append is not None:
-            append_rows(arguments.append, rows)
-        known = [json.loads(line) for line in figures.read_text().splitlines()]
-        blocks = write_report(known, arguments.folder / 'report.html')
-    except (ValueError, OSError) as error:
-        print(f'benchmark: {error}', file=sys.stderr)
-        return 1
+    preset = preset_of(arguments)
+    jobs = jobs_of(arguments, preset)
+    results = run(jobs, arguments.processes)
+    measured = [Measured(job.trial, job.seed, result)
+                for job, result in zip(jobs, results, strict=True)]
+    first = {m.trial.label: Path(m.result['checkpoint']) for m in reversed(measured)}
+    rows = rows_of(arguments.task, measured, plan_times(first), arguments.preset)
+    figures = arguments.folder / 'figures.jsonl'
+    append_rows(figures, rows)
+    if arguments.append is not None:
+        append_rows(arguments.append, rows)
+    known = [json.loads(line) for line in figures.read_text().splitlines()]
+    blocks = write_report(known, arguments.folder / 'report.html')
     print(text(blocks))
     print(f'report: {arguments.folder / "report.html"}\nfigures: {figures}')
     return 0
