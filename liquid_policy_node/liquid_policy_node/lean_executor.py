@@ -14,6 +14,8 @@ REST_PERIOD = 0.1       # between two looks at what hardly ever happens [s]
 TASK_PERIOD = 0.005     # while a coroutine waits for something [s]
 MOST_AT_ONCE = 16       # of that, before messages are looked at again
 NANOSECONDS = 1_000_000_000
+# What of rclpy this is built on without being promised it.
+BUILT_ON = ('_take_timer', '_take_subscription', '_guard', '_sigint_gc', '_context')
 
 
 class LeanExecutor(SingleThreadedExecutor):
@@ -26,6 +28,8 @@ class LeanExecutor(SingleThreadedExecutor):
     little around them, and their callbacks are called at once. Services, guard conditions and
     coroutines wake it too, and are left to rclpy's own way, as are the middleware's events, ten
     times a second. A coroutine that waits, as one that loads a model, keeps no message waiting.
+
+    :raises NotImplementedError: with an rclpy that is built otherwise.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -35,6 +39,9 @@ class LeanExecutor(SingleThreadedExecutor):
         self._wait_set: Any = None
         self._rest_due = 0.0
         super().__init__(**kwargs)
+        missing = [name for name in BUILT_ON if not hasattr(self, name)]
+        if missing or not hasattr(rclpy_implementation, 'WaitSet'):
+            raise NotImplementedError(', '.join(missing) or 'WaitSet')
 
     def add_node(self, node: Any) -> bool:
         """Run a node's callbacks, too."""

@@ -39,7 +39,8 @@ class NodeSettings:
         '(CAP_SYS_NICE), without it the node runs as it is.', low=-20, high=19)
     priority: int = parameter(
         0, 'Real-time priority (SCHED_RR) of all threads, set when activating; 0: none. Needs the '
-        'same right or a limit of rtprio; without it niceness holds.', low=0, high=90)
+        'same right or a limit of rtprio, and executor lean or single; else niceness holds.',
+        low=0, high=90)
     executor: str = parameter(
         'lean', "What runs the callbacks: our own executor, rclpy's single-threaded or "
         'multi-threaded one, or its experimental one made of events.',
@@ -251,6 +252,12 @@ class ManagedNode(LifecycleNode):
         """Run all threads before every one that is not of real time."""
         if not priority:
             return
+        if self.settings.executor in ('multi', 'events'):
+            # They can take a whole core: one polls for its own threads, which it would starve,
+            # the other spins after some errors. In real time the machine would stand still.
+            self.get_logger().warning(f'priority {priority} is not used with executor '
+                                      f'{self.settings.executor!r}')
+            return
         try:
             for thread in map(int, os.listdir('/proc/self/task')):
                 os.sched_setscheduler(thread, os.SCHED_RR, os.sched_param(priority))
@@ -270,13 +277,22 @@ class ManagedNode(LifecycleNode):
         self.apply(settings)
 
 
-def _executor(kind: str) -> Any:
-    """Return the executor of a name, see `NodeSettings.executor`."""
+def _executor(kind: str, log: Callable[[str], object]) -> Any:
+    """
+    Return the executor of a name, see `NodeSettings.executor`.
+
+    :param log: told if another has to do.
+    """
+    if kind == 'lean':
+        try:
+            return LeanExecutor()
+        except NotImplementedError as error:
+            log(f"executor 'lean': this rclpy has no {error}; 'single' runs instead")
+            return SingleThreadedExecutor()
     if kind == 'events':
         from rclpy.experimental import EventsExecutor
         return EventsExecutor()
-    return {'lean': LeanExecutor, 'single': SingleThreadedExecutor,
-            'multi': MultiThreadedExecutor}[kind]()
+    return MultiThreadedExecutor() if kind == 'multi' else SingleThreadedExecutor()
 
 
 def run(node_class: Callable[[], ManagedNode], argv: list[str] | None = None) -> int:
@@ -302,7 +318,7 @@ def run(node_class: Callable[[], ManagedNode], argv: list[str] | None = None) ->
     node, code = None, 0
     try:
         node = node_class()
-        executor = _executor(node.settings.executor)
+        executor = _executor(node.settings.executor, node.get_logger().warning)
         executor.add_node(node)
         while not stop and rclpy.ok():
             node.guard('executor', executor.spin_once, 0.1)

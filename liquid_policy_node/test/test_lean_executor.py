@@ -11,7 +11,7 @@ from bench_robot import until
 from std_msgs.msg import Float64
 from std_srvs.srv import Trigger
 
-from liquid_policy_node import qos
+from liquid_policy_node import lean_executor, lifecycle, qos
 from liquid_policy_node.lean_executor import MOST_AT_ONCE, LeanExecutor
 from liquid_policy_node.models import in_thread
 
@@ -107,3 +107,11 @@ def test_an_error_is_raised_and_the_next_callback_runs(node, executor, kind):
         spin(executor, lambda: False)
     node.create_timer(0.005, lambda: ticks.append(1))
     spin(executor, lambda: len(ticks) > 2)
+
+
+def test_with_an_rclpy_that_is_built_otherwise_its_own_executor_runs(node, monkeypatch):
+    said = []
+    assert type(lifecycle._executor('lean', said.append)) is LeanExecutor and not said
+    monkeypatch.setattr(lean_executor, 'BUILT_ON', ('_take_timer', '_take_everything'))
+    assert type(lifecycle._executor('lean', said.append)) is rclpy.executors.SingleThreadedExecutor
+    assert said == ["executor 'lean': this rclpy has no _take_everything; 'single' runs instead"]
