@@ -29,19 +29,19 @@ FOLDER = Path(__file__).resolve().parent
 SHIPPED = REPOSITORY / 'liquid_policy_node' / 'checkpoints' / 'manipulator.safetensors'
 # Part, its arguments, and those of --quick.
 PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    'step_latency': (('--seconds', '2', '--checkpoint', str(SHIPPED)),
+    'step_latency': (('--seconds', '1.5', '--checkpoint', str(SHIPPED)),
                      ('--count', '500', '--seconds', '0.2')),
-    'growth': (('--seconds', '1'), ('--count', '200', '--seconds', '0.05')),
-    'chunk_latency': (('--seconds', '2.5'),
+    'growth': (('--seconds', '0.5'), ('--count', '200', '--seconds', '0.05')),
+    'chunk_latency': (('--seconds', '1.5'),
                       ('--count', '200', '--seconds', '0.1', '--channels', '16', '32')),
     'filter_latency': (('--ticks', '3000'), ('--ticks', '200')),
     'sequence_training': (('--repetitions', '3'), ('--repetitions', '1')),
     'graph_latency': (('--seconds', '101'), ('--seconds', '4', '--settle', '1')),
-    'executors': (('--trainer', 'none', '--seconds', '10', '--executors', 'single', 'multi',
+    'executors': (('--trainer', 'none', '--seconds', '6', '--executors', 'single', 'multi',
                    'events'),
                   ('--trainer', 'none', '--seconds', '2', '--settle', '1', '--executors',
                    'events')),
-    'quota': (('--trainer', 'off', '--seconds', '20', '--quota', '0.5'),
+    'quota': (('--trainer', 'off', '--seconds', '12', '--quota', '0.5'),
               ('--trainer', 'off', '--seconds', '2', '--settle', '1', '--quota', '0.5')),
 }
 SCRIPTS = {'executors': 'graph_latency', 'quota': 'graph_latency'}
