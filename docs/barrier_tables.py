@@ -55,6 +55,26 @@ def obstacle_table() -> str:
     return '\n'.join(lines)
 
 
+def conveyor_table() -> str:
+    """
+    Table of the conveyor, learned with the layer, filtered afterwards, or neither.
+
+    :return: Markdown.
+    """
+    rows = rows_by_key('safe_training')
+    lines = ['| driver | picked | proposals changed | episodes with a broken limit |',
+             '|---|---|---|---|']
+    for figure, task, policy in rows:
+        if figure == 'success':
+            picked, changed, broken = (
+                rows[name, task, policy] for name in ('success', 'interventions', 'violations'))
+            lines.append(
+                f'| {policy} | {picked["value"]:.0%} ({picked["low"]:.0%} … {picked["high"]:.0%}) '
+                f'of {picked["n"]} | {changed["value"]:.1%} | '
+                f'{round(broken["value"] * broken["n"])} of {broken["n"]} |')
+    return '\n'.join(lines)
+
+
 def torque_table() -> str:
     """
     Table of torque errors and margins.
@@ -74,5 +94,6 @@ def torque_table() -> str:
     return '\n'.join(lines)
 
 
-PAGES = {'barrier_layer.md': {'solvers': solver_table, 'obstacle': obstacle_table},
+PAGES = {'barrier_layer.md': {'solvers': solver_table, 'obstacle': obstacle_table,
+                              'conveyor': conveyor_table},
          'identify.md': {'torque': torque_table}}
