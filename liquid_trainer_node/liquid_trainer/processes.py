@@ -25,7 +25,8 @@ def worker_processes(count: int, **options: Any) -> Iterator[ProcessPoolExecutor
             workers = list((pool._processes or {}).values())
             pool.shutdown(wait=False, cancel_futures=True)
             if isinstance(error, KeyboardInterrupt):
-                # Interrupted they go on with the next job, for some are on their way to them.
+                # Interrupted they go on with the next job, for some are on their way to them; and
+                # a handler of ours that they have inherited may keep SIGTERM from them.
                 for worker in workers:
-                    worker.terminate()
+                    worker.kill()
             raise

@@ -1,5 +1,6 @@
 """What is queued is dropped when a job fails."""
 
+import signal
 import time
 
 import pytest
@@ -29,8 +30,10 @@ def test_a_failure_drops_what_is_queued(tmp_path):
     assert len(list(tmp_path.iterdir())) < 50
 
 
-def test_ctrl_c_ends_jobs_that_are_running(tmp_path):
-    """Well before what they would take."""
+def test_ctrl_c_ends_jobs_that_are_running(tmp_path, request):
+    """Well before what they would take, and whatever SIGTERM means to the process."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    request.addfinalizer(lambda: signal.signal(signal.SIGTERM, before))
     with pytest.raises(KeyboardInterrupt), worker_processes(2) as pool:
         workers = [pool.submit(time.sleep, 600.0) for _ in range(10)]
         while not workers[1].running():
