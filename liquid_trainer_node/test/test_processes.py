@@ -41,5 +41,6 @@ def test_ctrl_c_ends_jobs_that_are_running(tmp_path, request):
         processes = list(pool._processes.values())
         raise KeyboardInterrupt
     for process in processes:
-        process.join(60.0)
-        assert process.exitcode is not None
+        # The pool's own thread may just be noting the end; asked meanwhile it is not known yet.
+        while process.exitcode is None:
+            time.sleep(0.01)
