@@ -4,7 +4,7 @@ from placing import rows_of
 
 TITLES = {'heads': 'Heads', 'fractions': 'Share of the demonstrations', 'cores': 'Cores',
           'elapsed': 'Three in ten observations lost', 'sizes': 'Hidden units',
-          'solvers': 'Solvers of the ODE core'}
+          'solvers': 'Solvers of the ODE core', 'components': 'Components of the mixture'}
 
 
 def table_of(rows: list[dict]) -> list[str]:

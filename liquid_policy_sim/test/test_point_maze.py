@@ -28,10 +28,10 @@ def test_the_map_is_the_worlds_own(size, shape):
     assert world.maze.walls.shape == shape
     vector = world.reset(3)
     task = find_task(f'point_maze_{size}')
-    assert len(vector) == task.interface.vector_size == 8
+    assert len(vector) == task.interface.vector_size == 32
     assert not world.maze.walls[world.maze.cell(vector[:2])]
     assert not world.maze.walls[world.maze.cell(vector[4:6])]
-    np.testing.assert_allclose(vector[6:], vector[4:6] - vector[:2])
+    np.testing.assert_allclose(vector[6:8], vector[4:6] - vector[:2])
     again = point_maze.PointMaze(size)
     np.testing.assert_array_equal(again.reset(3), vector)
     assert (again.reset(4) != vector).any()
@@ -39,17 +39,28 @@ def test_the_map_is_the_worlds_own(size, shape):
         made.close()
 
 
+def test_places_are_told_as_waves_of_two_four_and_eight_cells():
+    quarter = point_maze.state_vector(np.array([0.5, 2.0, 0.0, 0.0]), np.array([-0.5, 4.0]))
+    names = point_maze._FIELDS
+    told = dict(zip(names, quarter, strict=True))
+    # x is a quarter of the shortest wave, y half of the middle one, the goal's y half of the longest.
+    np.testing.assert_allclose((told['sin_2_x'], told['cos_2_x']), (1.0, 0.0), atol=1e-12)
+    np.testing.assert_allclose((told['sin_4_y'], told['cos_4_y']), (0.0, -1.0), atol=1e-12)
+    np.testing.assert_allclose((told['sin_2_goal_x'], told['cos_8_goal_y']), (-1.0, -1.0))
+    assert len(names) == len(set(names)) == 32
+
+
 def test_an_episode_succeeds_where_the_world_says_so():
     world = point_maze.PointMaze('umaze')
     vector = world.reset(0)
-    assert np.linalg.norm(vector[6:]) > point_maze.NEAR
+    assert np.linalg.norm(vector[6:8]) > point_maze.NEAR
     scores, outcome = [], None
     for _ in range(300):
         # Straight at the goal: seed 0 starts beside it.
-        outcome = world.step(np.clip(2.0 * vector[6:] - 0.5 * vector[2:4], -1, 1))
+        outcome = world.step(np.clip(2.0 * vector[6:8] - 0.5 * vector[2:4], -1, 1))
         vector = outcome.vector
         scores.append(outcome.score)
-        near = np.linalg.norm(vector[6:]) <= point_maze.NEAR
+        near = np.linalg.norm(vector[6:8]) <= point_maze.NEAR
         assert outcome.success == near
         if near:
             break

@@ -125,6 +125,12 @@ def sizes() -> list[Trial]:
             for units in (19, 32, 128)]
 
 
+def components() -> list[Trial]:
+    """How many components of the mixture; 8 is the backbone's."""
+    return [Trial('components', f'{number} component{"s" * (number > 1)}',
+                  settings=(f'head.components={number}',)) for number in (1, 4, 16)]
+
+
 def fractions() -> list[Trial]:
     """How much data, for the mixture and for diffusion."""
     return [Trial('fractions', f'{head} {share:.2%}', head=head, share=share)
@@ -141,7 +147,7 @@ def elapsed() -> list[Trial]:
 
 
 QUESTIONS = {'heads': heads, 'fractions': fractions, 'cores': cores, 'elapsed': elapsed,
-             'sizes': sizes, 'solvers': solvers}
+             'sizes': sizes, 'solvers': solvers, 'components': components}
 PRESETS = {'quick': Preset(1000, (0,), 40, ('heads',)),
            'full': Preset(6000, (0, 1, 2), 500, tuple(QUESTIONS))}
 

@@ -31,7 +31,14 @@ SOURCE = """\
 make your own with: generate_maze --size {size} --output runs/maze_{size}
 or get Farama's: pip install minari; minari download D4RL/pointmaze/{size}-v2"""
 
-_FIELDS = ('x', 'y', 'velocity_x', 'velocity_y', 'goal_x', 'goal_y', 'to_goal_x', 'to_goal_y')
+# Which way to push changes abruptly from one side of a wall to the other, and networks learn slow
+# functions of their inputs first; so places are told as waves, too (Tancik et al., Fourier
+# Features Let Networks Learn High Frequency Functions, arXiv:2006.10739).
+WAVES = (2.0, 4.0, 8.0)         # their lengths; a cell is 1 m wide [m]
+
+_FIELDS = ('x', 'y', 'velocity_x', 'velocity_y', 'goal_x', 'goal_y', 'to_goal_x', 'to_goal_y',
+           *(f'{wave}_{length:g}_{name}' for length in WAVES for wave in ('sin', 'cos')
+             for name in ('x', 'y', 'goal_x', 'goal_y')))
 
 
 def _interface(size: str):
@@ -75,10 +82,14 @@ def state_vector(state: np.ndarray, goal: np.ndarray) -> np.ndarray:
 
     :param state: ball's x, y [m] and velocity [m/s], `(..., 4)`.
     :param goal: x, y [m], `(..., 2)`.
-    :return: both, and from the ball to the goal [m], `(..., 8)`.
+    :return: both, from the ball to the goal [m], and sines and cosines of ball's and goal's
+        places for all `WAVES`, `(..., 32)`.
     """
     state, goal = np.asarray(state, np.float64), np.asarray(goal, np.float64)
-    return np.concatenate((state, goal, goal - state[..., :2]), -1)
+    places = np.concatenate((state[..., :2], goal), -1)
+    waves = [wave(2.0 * np.pi / length * places)
+             for length in WAVES for wave in (np.sin, np.cos)]
+    return np.concatenate((state, goal, goal - state[..., :2], *waves), -1)
 
 
 def make_world(size: str) -> Any:
