@@ -43,7 +43,7 @@ def test_places_are_told_as_waves_of_two_four_and_eight_cells():
     quarter = point_maze.state_vector(np.array([0.5, 2.0, 0.0, 0.0]), np.array([-0.5, 4.0]))
     names = point_maze._FIELDS
     told = dict(zip(names, quarter, strict=True))
-    # x is a quarter of the shortest wave, y half of the middle one, the goal's y half of the longest.
+    # x is a quarter of the shortest wave, y half of the middle one, goal_y half of the longest.
     np.testing.assert_allclose((told['sin_2_x'], told['cos_2_x']), (1.0, 0.0), atol=1e-12)
     np.testing.assert_allclose((told['sin_4_y'], told['cos_4_y']), (0.0, -1.0), atol=1e-12)
     np.testing.assert_allclose((told['sin_2_goal_x'], told['cos_8_goal_y']), (-1.0, -1.0))
