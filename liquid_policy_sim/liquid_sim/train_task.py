@@ -41,7 +41,7 @@ from liquid_trainer.arrays import ArrayEpisodes
 from liquid_trainer.parallel import Group
 from liquid_trainer.sight import SightSettings
 from liquid_trainer.task_learner import TaskLearner, TaskLearningSettings
-from liquid_trainer.train import keep_memory
+from liquid_trainer.train import keep_earlier, keep_memory
 
 CHECKPOINT, RESUME, HISTORY = 'checkpoint.safetensors', 'resume.safetensors', 'history.jsonl'
 _PARTS = ('core', 'head', 'learning', 'sight')
@@ -272,7 +272,10 @@ def main(argv: list[str] | None = None) -> int:
     group = Group()
     try:
         group = Group.join()
-        path = prepare(arguments, arguments.resume, group=group).run()
+        training = prepare(arguments, arguments.resume, group=group)
+        if group.leads and not arguments.resume:
+            keep_earlier(arguments.output / CHECKPOINT)
+        path = training.run()
     finally:
         group.leave()
     if group.leads:

@@ -97,6 +97,12 @@ def test_training_goes_on_where_it_was_killed(data, tmp_path):
     assert steps == [2, 4, 6]
 
 
+def test_what_was_learned_before_is_kept(data, tmp_path):
+    before = _train(data, tmp_path).read_bytes()
+    again = _train(data, tmp_path, settings=('learning.seed=1',))
+    assert (again.with_stem('checkpoint_1')).read_bytes() == before != again.read_bytes()
+
+
 def test_figures_are_what_the_episodes_say(data, tmp_path):
     checkpoint = load_checkpoint(_train(data, tmp_path))
     episodes = [Episode(i, i < 3, 0.5 + 0.1 * i, 300) for i in range(4)]

@@ -171,7 +171,7 @@ def _train(arguments: argparse.Namespace, group: Group) -> Path:
         if arguments.stage_minutes:     # more time than it was given at first
             settings = dataclasses.replace(settings, minutes=arguments.settings.minutes)
     elif group.leads:
-        _keep_earlier(output / 'checkpoint.safetensors')
+        keep_earlier(output / 'checkpoint.safetensors')
     description = arguments.description
     if settings.safe == 'barrier' and description is None:
         description = find_description(arguments.interface, interface.description)
@@ -203,7 +203,7 @@ def _episodes(arguments: argparse.Namespace, interface: Interface, group: Group,
         return cached_episodes(*given)
 
 
-def _keep_earlier(checkpoint: Path) -> None:
+def keep_earlier(checkpoint: Path) -> None:
     """Put what an earlier training has learned out of the way of this one."""
     if not checkpoint.exists():
         return
@@ -211,7 +211,7 @@ def _keep_earlier(checkpoint: Path) -> None:
     while (kept := checkpoint.with_stem(f'{checkpoint.stem}_{number}')).exists():
         number += 1
     checkpoint.rename(kept)
-    print(f'train: the earlier {checkpoint} is kept as {kept.name}', file=sys.stderr)
+    print(f'the earlier {checkpoint} is kept as {kept.name}', file=sys.stderr)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from liquid_trainer.resume import ResumeError, read_extra  # noqa: E402
 from liquid_trainer.settings import LearningSettings  # noqa: E402
 from liquid_trainer.train import (  # noqa: E402
     _asked_to_stop,
-    _keep_earlier,
+    keep_earlier,
     main,
     parse_arguments,
 )
@@ -161,8 +161,8 @@ def test_ctrl_c_asks_once_and_ends_the_second_time():
 def test_what_was_learned_before_is_kept(tmp_path):
     for number in range(2):
         (tmp_path / 'checkpoint.safetensors').write_text(str(number))
-        _keep_earlier(tmp_path / 'checkpoint.safetensors')
-    _keep_earlier(tmp_path / 'checkpoint.safetensors')
+        keep_earlier(tmp_path / 'checkpoint.safetensors')
+    keep_earlier(tmp_path / 'checkpoint.safetensors')
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         'checkpoint_1.safetensors': '0', 'checkpoint_2.safetensors': '1'}
 
