@@ -50,7 +50,8 @@ def with_features(task: Task, policy: Policy, data: Path, learned: list[int],
     spans = [np.arange(episodes.starts[e], episodes.ends[e]) for e in range(len(episodes))]
     chosen = np.concatenate([spans[e] for e in learned])
     held = [spans[e] for e in range(len(episodes)) if e not in set(learned)]
-    about = {'settings': asdict(settings), 'begin': str(begin or ''), 'learned': len(chosen)}
+    about = {'settings': asdict(settings), 'learned': len(chosen),
+             'begin': load_checkpoint(begin).version if begin else ''}
     output.mkdir(parents=True, exist_ok=True)
     if not _load(output / SIGHT, encoder, about):
         if begin is not None:
