@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .interface import ActionSpec, ImageSpec, Interface, SourceSpec
+from .compressed_image import PictureError, unpack_picture
+from .interface import COMPRESSED_IMAGE_TYPE, ActionSpec, ImageSpec, Interface, SourceSpec
 
 NANOSECONDS = 1_000_000_000
 
@@ -80,11 +81,14 @@ def image_from_message(spec: ImageSpec, message: Any) -> np.ndarray:
     is the range's end.
 
     :param spec: what to expect.
-    :param message: a sensor_msgs/msg/Image.
+    :param message: of `spec.type`: a sensor_msgs/msg/Image or CompressedImage.
     :return: colour uint8 `(height, width, 3)` in the order red, green, blue; depth float32
         `(height, width)` [m].
-    :raises MessageError: for another size, encoding, row length or amount of data than declared.
+    :raises MessageError: for another size, encoding, row length or amount of data than declared,
+        and for compressed data that is cut off or damaged.
     """
+    if spec.type == COMPRESSED_IMAGE_TYPE:
+        return _image_from_compressed(spec, message)
     pixel, sample = _ENCODINGS[spec.encoding]
     where = f'{spec.name} ({spec.topic})'
     if message.encoding != spec.encoding:
@@ -119,6 +123,28 @@ def image_from_message(spec: ImageSpec, message: Any) -> np.ndarray:
     return _as_rgb(spec.encoding, rows.reshape(spec.height, spec.width, pixel)
                    if step == row else
                    np.ascontiguousarray(rows).reshape(spec.height, spec.width, pixel))
+
+
+def _image_from_compressed(spec: ImageSpec, message: Any) -> np.ndarray:
+    where = f'{spec.name} ({spec.topic})'
+    try:
+        picture = unpack_picture(message, spec.height, spec.width)
+    except PictureError as error:
+        raise MessageError(f'{where}: {error}') from None
+    pixel, sample = _ENCODINGS[spec.encoding]
+    channels = 1 if spec.is_depth else pixel
+    came = 1 if picture.ndim == 2 else picture.shape[2]
+    # JPEG knows no transparency, whatever the camera's own encoding was.
+    fits = came == channels or (came == 3 and channels == 4)
+    if picture.dtype != np.dtype(sample) or not fits:
+        raise MessageError(f'{where}: expected a picture of encoding {spec.encoding}, came '
+                           f'{message.format!r} with {came} channels of {picture.dtype}; correct '
+                           f'images.{spec.name}.encoding in the interface file and retrain')
+    if spec.is_depth:
+        return _clean_depth(spec, picture.reshape(spec.height, spec.width))
+    if came == 1:
+        return _as_rgb('mono8', picture.reshape(spec.height, spec.width, 1))
+    return _as_rgb('bgr8', picture[..., :3])
 
 
 def commands_from_action(interface: Interface, action: np.ndarray) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from liquid_policy.interface_schema import FORMAT, Interface, differences
 from liquid_policy.interface_specs import (
     ALIGNMENTS,
     COLOR_ENCODINGS,
+    COMPRESSED_IMAGE_TYPE,
     DEPTH_UNITS,
     IMAGE_TYPE,
     LIMITS_OF_UNIT,
@@ -39,8 +40,9 @@ from liquid_policy.safety_spec import (
 )
 
 __all__ = [
-    'ALIGNMENTS', 'COLOR_ENCODINGS', 'DEPTH_UNITS', 'FORMAT', 'IMAGE_TYPE', 'LIMITS_OF_UNIT',
-    'UNITS', 'ActionSpec', 'FeatureSpec', 'ImageSpec', 'Interface', 'InterfaceError', 'Limit',
+    'ALIGNMENTS', 'COLOR_ENCODINGS', 'COMPRESSED_IMAGE_TYPE', 'DEPTH_UNITS', 'FORMAT',
+    'IMAGE_TYPE', 'LIMITS_OF_UNIT', 'UNITS', 'ActionSpec', 'FeatureSpec', 'ImageSpec', 'Interface',
+    'InterfaceError', 'Limit',
     'SourceSpec', 'describe', 'differences', 'load_interface', 'main', 'parse_interface',
 ]
 

@@ -22,6 +22,7 @@ LIMITS_OF_UNIT = {
     'N m': ('velocity', 'acceleration'),
 }
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
+COMPRESSED_IMAGE_TYPE = 'sensor_msgs/msg/CompressedImage'
 
 _TYPE = re.compile(r'[a-z][a-z0-9_]*/msg/[A-Z][A-Za-z0-9]*')
 _TOPIC = re.compile(r'[~/]?/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
@@ -39,9 +40,9 @@ class ImageSpec:
 
     :param name: its name in the file.
     :param topic: topic, relative so that a namespace works.
-    :param type: `sensor_msgs/msg/Image`.
+    :param type: `sensor_msgs/msg/Image`, or `sensor_msgs/msg/CompressedImage` (JPEG or PNG).
     :param encoding: one of `COLOR_ENCODINGS`, or `32FC1` [m] or `16UC1` [mm] for depth; a message
-        with another encoding is refused.
+        with another encoding is refused. Of a compressed image, what the camera had before.
     :param height: rows.
     :param width: columns.
     :param rate: nominal rate [Hz].
@@ -63,7 +64,8 @@ class ImageSpec:
     def __post_init__(self) -> None:
         _check_topic(self)
         encodings = (*COLOR_ENCODINGS, *DEPTH_UNITS)
-        expect(self.type == IMAGE_TYPE, 'type', IMAGE_TYPE, self.type)
+        types = (IMAGE_TYPE, COMPRESSED_IMAGE_TYPE)
+        expect(self.type in types, 'type', f'one of {types}', self.type)
         expect(self.encoding in encodings, 'encoding', f'one of {encodings}', self.encoding)
         for side in ('height', 'width'):
             value = getattr(self, side)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sensor_msgs.msg import Image
 
 from liquid_policy.alignment import FramePairer
 from liquid_policy.conversion import image_from_message
@@ -20,7 +19,7 @@ from liquid_policy_node import qos
 from liquid_policy_node.lifecycle import ManagedNode, NodeSettings, Refusal, run
 from liquid_policy_node.models import Encoder, in_thread, load_encoder
 from liquid_policy_node.parameters import parameter
-from liquid_policy_node.resources import find_checkpoint, find_interface
+from liquid_policy_node.resources import find_checkpoint, find_interface, message_class
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,8 @@ class PerceptionNode(ManagedNode):
         self._stack = features
         self._pairer = FramePairer(features)
         self._subscriptions_made = [
-            self.subscribe(Image, spec.topic, self._reader(spec), qos.IMAGE) for spec in chosen]
+            self.subscribe(message_class(spec.type), spec.topic, self._reader(spec), qos.IMAGE)
+            for spec in chosen]
         self._subscriptions_made.append(self.subscribe(
             ModelUpdate, 'model_update', self.on_update, qos.MODEL_UPDATE))
         self._service = self.create_service(LoadModel, '~/load_model', self.on_load)
@@ -91,7 +91,7 @@ class PerceptionNode(ManagedNode):
         del self._encoder
 
     def _reader(self, spec: Any) -> Any:
-        def on_image(message: Image) -> None:
+        def on_image(message: Any) -> None:
             now, stamp = self.ros_now(), header_stamp(message)
             self.diagnostics.tick(spec.name)
             if not self._stamp_guards[spec.name].accept(stamp, now):

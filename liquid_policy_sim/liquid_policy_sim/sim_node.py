@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from liquid_policy.conversion import commands_from_action, fill_message
-from liquid_policy.interface import load_interface
+from liquid_policy.interface import IMAGE_TYPE, load_interface
 from liquid_policy_node import qos
 from liquid_policy_node.lifecycle import ManagedNode, run
 from liquid_policy_node.resources import find_interface, message_class
@@ -83,6 +83,10 @@ class SimNode(ManagedNode):
             raise ValueError(
                 f"expected the interface of the cell's robot, with images color and depth; "
                 f'{settings.robot} lacks {", ".join(sorted(missing))}')
+        for name in ('color', 'depth'):
+            if self._interface.images[name].type != IMAGE_TYPE:
+                raise ValueError(f'images.{name}.type: expected {IMAGE_TYPE}, which the simulator '
+                                 f'sends, came {self._interface.images[name].type}')
         self._simulated = settings.publish_clock or self.get_parameter('use_sim_time').value
         # When steps wait for their commands nothing else delays them; then the cell itself must.
         self._ahead = settings.real_time_factor > 0 and not settings.lock_step

@@ -45,6 +45,7 @@ def find_routes(bag: Bag, interface: Interface, namespace: str = '', images: boo
     topics = bag.topics
     routes: dict[str, list[Spec]] = {}
     missing: list[str] = []
+    hint = ''
 
     def absolute(topic: str) -> str:
         return topic if topic.startswith('/') else f'{namespace}/{topic}'
@@ -62,7 +63,13 @@ def find_routes(bag: Bag, interface: Interface, namespace: str = '', images: boo
 
     if interface.features is not None and images:
         for name in interface.features.images:
-            route(interface.images[name].topic, interface.images[name])
+            spec = interface.images[name]
+            route(spec.topic, spec)
+            for transport in ('compressed', 'compressedDepth'):
+                other = f'{absolute(spec.topic)}/{transport}'
+                if absolute(spec.topic) not in topics and other in topics:
+                    hint += (f'; {other} [{topics[other]}] is there: it is read if '
+                             f'images.{name}.topic and images.{name}.type say so')
     for source in interface.observations.values():
         route(source.topic, source)
     for source in interface.targets.values():
@@ -76,5 +83,5 @@ def find_routes(bag: Bag, interface: Interface, namespace: str = '', images: boo
     if missing:
         raise BagError(f'{bag.path}: expected the topics {", ".join(missing)}, came a bag with '
                        f'{", ".join(sorted(topics))}; record them too, or check the namespace '
-                       'and topic names in the interface file')
+                       f'and topic names in the interface file{hint}')
     return routes

@@ -1,8 +1,10 @@
 """A short recording of the manipulator with everything that goes wrong on a robot."""
 
 import numpy as np
+from compressed_pictures import fields_of
 
 from liquid_policy.conversion import fill_message
+from liquid_policy.interface import COMPRESSED_IMAGE_TYPE
 from liquid_trainer.message_types import message_types, new_message
 from liquid_trainer.recording import BagWriter
 
@@ -40,10 +42,10 @@ def moving_robot(interface, seconds=1.0, seed=0, faults=True):
                 shape = (spec.height, spec.width)
                 pixels = rng.uniform(0.5, 1.5, shape).astype(np.float32) if spec.is_depth \
                     else rng.integers(0, 255, (*shape, 3), dtype=np.uint8)
-                yield now, spec.topic, stamped(new_message(
-                    TYPES, spec.type, height=shape[0], width=shape[1], encoding=spec.encoding,
-                    step=pixels.nbytes // shape[0], data=pixels.reshape(-1).view(np.uint8)),
-                    stamp)
+                fields = fields_of(spec, pixels) if spec.type == COMPRESSED_IMAGE_TYPE else dict(
+                    height=shape[0], width=shape[1], encoding=spec.encoding,
+                    step=pixels.nbytes // shape[0], data=pixels.reshape(-1).view(np.uint8))
+                yield now, spec.topic, stamped(new_message(TYPES, spec.type, **fields), stamp)
         imu = interface.observations['imu']
         repeated = faults and tick == 20
         yield now, imu.topic, stamped(

@@ -9,11 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compressed_pictures import compressed_interface, fields_of
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from liquid_policy.alignment import Aligner
-from liquid_policy.conversion import fill_message, stamp_of, vector_from_message
+from liquid_policy.conversion import (
+    fill_message,
+    image_from_message,
+    stamp_of,
+    vector_from_message,
+)
 from liquid_policy.interface import Interface, load_interface
 from liquid_trainer.bags import (
     Bag,
@@ -629,6 +635,62 @@ def test_a_robot_with_one_color_camera_is_read(tmp_path):
     assert np.array_equal(episode.actions[:, 0], episode.vectors[:, 0])
     assert episode.depths.shape == (0, 0, 0) and len(episode.colors) > 40
     assert len(episode) == pytest.approx(160, abs=4)
+
+
+def _compressed(codec: str = 'png', broken: tuple[int, ...] = ()):
+    """Give the drive of a robot whose camera compresses; some colour images are cut off."""
+    interface = compressed_interface(INTERFACE)
+    sent = {spec.topic: (spec, interface.images[name]) for name, spec in INTERFACE.images.items()}
+    count = 0
+    for time, topic, message in _drive(2.0):
+        if topic not in sent:
+            yield time, topic, message
+            continue
+        raw, spec = sent[topic]
+        fields = fields_of(spec, image_from_message(raw, message), codec)
+        if not spec.is_depth:
+            count += 1
+            if count in broken:
+                fields['data'] = fields['data'][:-4]
+        yield time, spec.topic, _stamped(
+            new_message(TYPES, spec.type, **fields), stamp_of(message))
+
+
+def test_compressed_images_are_read_as_raw_ones(tmp_path):
+    interface = compressed_interface(INTERFACE)
+    topics = {**interface.topics(), EPISODE: MARKER}
+    (raw,) = _read(_record(tmp_path / 'raw', _drive(2.0)))
+    (found,) = _read(_record(tmp_path / 'packed', _compressed(), topics), interface)
+    assert np.array_equal(found.colors, raw.colors)          # png loses nothing
+    # Inverse depth in steps of d^2 / 10100 m, rounded down; nearer than 0.16 m has no 16 bits.
+    near = raw.depths > 0.16
+    assert near.any()
+    assert np.all((found.depths - raw.depths)[near] < raw.depths[near] ** 2 / 9000)
+    for key in ('stamps', 'vectors', 'actions', 'image_index'):
+        assert np.array_equal(getattr(found, key), getattr(raw, key))
+    (lossy,) = _read(_record(tmp_path / 'jpeg', _compressed('jpeg'), topics), interface)
+    assert np.abs(lossy.colors.astype(int) - raw.colors).max() <= 4
+
+
+def test_a_compressed_image_that_is_cut_off_is_left_out_and_counted(tmp_path):
+    interface = compressed_interface(INTERFACE)
+    path = _record(tmp_path / 'bag', _compressed('jpeg', broken=(5, 6)),
+                   {**interface.topics(), EPISODE: MARKER})
+    reports: list[str] = []
+    (episode,) = read_episodes(path, interface, report=reports.append)
+    assert len(reports) == 1 and '2 messages left out' in reports[0] and 'cut off' in reports[0]
+    (whole,) = read_episodes(_record(tmp_path / 'whole', _compressed('jpeg'),
+                                     {**interface.topics(), EPISODE: MARKER}), interface)
+    assert len(whole.colors) - len(episode.colors) == 2      # the depth image goes with its pair
+    assert np.array_equal(episode.stamps, whole.stamps)
+
+
+def test_an_interface_with_raw_images_says_that_the_bag_has_compressed_ones(tmp_path):
+    topics = {**compressed_interface(INTERFACE).topics(), EPISODE: MARKER}
+    path = _record(tmp_path / 'bag', _compressed(), topics)
+    with pytest.raises(BagError, match=r'camera/color/image_raw/compressed \[sensor_msgs/msg/Comp'
+                       r'ressedImage\].*images.color.topic and images.color.type'):
+        _read(path)
 
 
 def test_the_command_says_what_can_be_learned(tmp_path, capsys):
