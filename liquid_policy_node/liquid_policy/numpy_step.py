@@ -5,14 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from liquid_policy.checkpoint import Checkpoint, CheckpointError
-from liquid_policy.numpy_cores import NumpyCore, Weights, joined, numpy_core
+from liquid_policy.numpy_cores import (
+    LINE,
+    NumpyCore,
+    Weights,
+    joined,
+    memory,
+    numpy_core,
+    placed,
+)
 from liquid_policy.settings import DeterministicSettings, MixtureSettings, PolicySettings
 
 # As in policy.py and heads/mixture.py.
-_INPUT_LIMIT, _LOWER_LIMIT = np.array(8.0, np.float32), np.array(-8.0, np.float32)
-_LEAST_OF_TARGETS = 0.02
+_INPUT_LIMIT, _LEAST_OF_TARGETS = 8.0, 0.02
 # Beyond it float32 has no exp, and a softplus is the number itself long before.
-_LARGEST = np.array(80.0, np.float32)
+_LARGEST = 80.0
 _ONE = np.array(1.0, np.float32)
 _AT_ONE = 1.2784645427610738    # silu(it) = 1
 
@@ -39,11 +46,13 @@ class NumpyStep:
         self.state_size = core.state_size
         own = {name: np.asarray(value, np.float64) for name, value in weights.items()
                if name.startswith(('input_', 'action_', 'target_', 'head.', 'estimate.'))}
-        self._seen = seen
-        self._x = seen[settings.core.units:-1]
-        self.observed = np.zeros(settings.input_size, np.float32)
-        self._center = own['input_scaling.center'].astype(np.float32)
-        self._inverse = (1.0 / own['input_scaling.scale']).astype(np.float32)
+        units, scale = settings.core.units, own['input_scaling.scale']
+        self._seen, self._x = seen, seen[units:-1]
+        self.observed = memory(settings.input_size)
+        self._center = placed(own['input_scaling.center'])
+        self._high, self._low = placed(_INPUT_LIMIT * scale), placed(-_INPUT_LIMIT * scale)
+        for name in ('head.trunk.0.weight', 'estimate.layers.0.weight'):
+            own[name] = np.hstack((own[name][:, :units], own[name][:, units:] / scale))
         self._relative = np.array(settings.relative, int) + settings.feature_size
         self._build_first(own)
         self._build_last(own, settings)
@@ -61,17 +70,11 @@ class NumpyStep:
                                own['estimate.layers.0.bias'], [_AT_ONE]))
         self._first = joined(
             0.5 * np.vstack((trunk, nothing, estimate, nothing)), 0.5 * bias[:, None])
-        self._sums, self._gates = np.empty((2, len(bias)), np.float32)
-        self._hidden = np.empty(len(bias), np.float32)
-        self._trunk, self._estimate = np.split(self._hidden, [len(trunk) + 1])
+        self._sums, self._gates, self._hidden = (memory(len(self._first)) for _ in range(3))
+        self._trunk, self._estimate = np.split(self._hidden[:len(bias)], [len(trunk) + 1])
 
     def _build_last(self, own: Weights, settings: PolicySettings) -> None:
-        """
-        Last layers, with the scales of actions and targets in them where they are linear.
-
-        The answer's memory: means of the targets, their raw scales, raw scales of the chunk,
-        logits of the components, means of the chunk. What needs an exponential lies together.
-        """
+        """Last layers, with the scales of actions and targets in them where they are linear."""
         head, targets = settings.head, settings.target_size
         mixture = isinstance(head, MixtureSettings)
         components = head.components if isinstance(head, MixtureSettings) else 1
@@ -93,27 +96,41 @@ class NumpyStep:
         last = np.column_stack((own['estimate.layers.2.weight'], own['estimate.layers.2.bias']))
         means = own['target_scaling.scale'][:, None] * last[:targets]
         means[:, -1] += own['target_scaling.center']
-        self._last_estimate = joined(np.vstack((means, last[targets:])))
+        lines = np.zeros((-targets % LINE, last.shape[1]))
+        self._last_estimate = joined(np.vstack((means, lines, last[targets:])))
 
-        raw = size if mixture else 0
-        answer = np.zeros(2 * targets + raw + first + size, np.float32)
-        self._of_targets, self._of_chunk = answer[:2 * targets], answer[2 * targets:]
-        self._scales = answer[targets:2 * targets + raw]
-        self._exponents = answer[targets:2 * targets + raw + first]
-        self._weights = answer[2 * targets + raw:2 * targets + raw + first]
-        self._ones = np.ones(first, np.float32)
-        self._means = answer[-size:].reshape(self._shape)
-        self._estimates = answer[:targets], answer[targets:2 * targets]
-        factors = np.concatenate((own['target_scaling.scale'], scale[:raw]))
-        least = np.repeat((_LEAST_OF_TARGETS, head.least_scale), (targets, raw))
-        self._factors = factors.astype(np.float32)
-        self._least = (least * factors).astype(np.float32)
-        if mixture:
-            self._spread = answer[2 * targets:2 * targets + raw].reshape(self._shape)
-            self._logits = np.ascontiguousarray(self._last[raw:raw + first])
-        else:
-            self._spread = (head.least_scale * scale).astype(np.float32).reshape(self._shape)
-            self._weights = np.ones(1, np.float32)
+        self._build_answer(own, first, head.least_scale * scale)
+
+    def _build_answer(self, own: Weights, components: int, least: np.ndarray) -> None:
+        """
+        The answer's memory: means of the targets, their raw scales, raw scales of the chunk,
+        logits of the components, means of the chunk; the first three begin at cache lines.
+
+        What needs an exponential lies together. A deterministic head has neither raw scales nor
+        logits.
+
+        :param components: how many have logits.
+        :param least: of the chunk's standard deviations.
+        """
+        scale, size = own['target_scaling.scale'], len(least)
+        raw, width, targets = size if components else 0, len(self._last_estimate) // 2, len(scale)
+        answer = memory(2 * width + len(self._last))
+        self._of_targets, self._of_chunk = np.split(answer, [2 * width])
+        scales, weights, means = np.split(self._of_chunk[:raw + components + size],
+                                          [raw, raw + components])
+        self._mean, self._deviation = answer[:targets], answer[width:width + targets]
+        self._scales = answer[width:2 * width + raw]
+        self._exponents = answer[width:2 * width + raw + components]
+        self._largest = placed(np.full(len(self._exponents), _LARGEST))
+        self._factors = memory(len(self._scales))
+        self._factors[:targets] = scale
+        self._factors[width:] = np.tile(own['action_scaling.scale'], raw // self._shape[2])
+        self._least = placed(_LEAST_OF_TARGETS * scale)
+        self._least_of_chunk = placed(least).reshape(self._shape)
+        self._spread = (scales if raw else memory(size)).reshape(self._shape)
+        self._means, self._weights = means.reshape(self._shape), weights
+        self._ones, self._sum = np.ones((components, components), np.float32), memory(components)
+        self._logits = np.ascontiguousarray(self._last[raw:raw + components])
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> NumpyStep | None:
@@ -129,8 +146,10 @@ class NumpyStep:
                  or isinstance(head, MixtureSettings) and not head.rank)
         if not known or head.layers > 1 or 'head.output.weight' not in checkpoint.weights:
             return None
-        seen = np.ones(settings.core.units + settings.input_size + 1, np.float32)
-        core = numpy_core(settings.core, checkpoint.weights, seen)
+        seen = memory(settings.core.units + settings.input_size + 1)
+        seen[-1] = 1.0
+        core = numpy_core(settings.core, checkpoint.weights, seen,
+                          np.asarray(checkpoint.weights['input_scaling.scale'], np.float64))
         return None if core is None else cls(settings, checkpoint.weights, core, seen)
 
     @property
@@ -147,9 +166,8 @@ class NumpyStep:
         """
         x = self._x
         np.subtract(self.observed, self._center, x)
-        np.multiply(x, self._inverse, x)
-        np.minimum(x, _INPUT_LIMIT, out=x)
-        np.maximum(x, _LOWER_LIMIT, out=x)
+        np.fmin(x, self._high, x)
+        np.fmax(x, self._low, x)
         after = np.empty(self.state_size, np.float32)
         self._core.advance(state, elapsed / self._unit_time, after)
         return after
@@ -170,26 +188,24 @@ class NumpyStep:
         self._last_estimate.dot(self._estimate, self._of_targets)
         self._last.dot(self._trunk, self._of_chunk)
         exponents, scales = self._exponents, self._scales
-        np.minimum(exponents, _LARGEST, out=exponents)
+        np.minimum(exponents, self._largest, out=exponents)
         np.exp(exponents, exponents)
         np.log1p(scales, scales)
         np.multiply(scales, self._factors, scales)
-        np.add(scales, self._least, scales)
-        if len(self._ones):
-            self._normalise()
         chunk = self._means.copy()
         if len(self._relative):
             chunk += self.observed[self._relative]
-        mean, deviation = self._estimates
-        return (after, self._weights.copy(), chunk, self._spread.copy(), mean.copy(),
-                deviation.copy())
+        return (after, self._normalised(), chunk, np.add(self._spread, self._least_of_chunk),
+                self._mean.copy(), np.add(self._deviation, self._least))
 
-    def _normalise(self) -> None:
-        """Make the weights sum to 1."""
+    def _normalised(self) -> np.ndarray:
+        """Return the components' weights, which sum to 1."""
         weights = self._weights
-        total = float(weights.dot(self._ones))
-        if not 1e-30 < total < 1e30:        # logits without a common exponent: the slower way
+        if not len(weights):
+            return np.ones(1, np.float32)
+        total = self._ones.dot(weights, self._sum)      # for each the same
+        if not 1e-30 < total.item(0) < 1e30:    # logits without a common exponent: the slower way
             self._logits.dot(self._trunk, weights)
             np.exp(weights - weights.max(), weights)
-            total = float(weights.dot(self._ones))
-        np.divide(weights, np.float32(total), weights)
+            self._ones.dot(weights, total)
+        return np.divide(weights, total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,7 @@ ENGINES = ('auto', 'numpy', 'onnx')
 _INPUTS = 'features', 'vector', 'state'
 
 
-@dataclass(frozen=True)
-class Distribution:
+class Distribution(NamedTuple):
     """
     What the policy proposes, in physical units.
 
@@ -206,8 +205,8 @@ class ModeKeeper:
         if not 0.0 <= threshold <= 1.0:
             raise ValueError(f'threshold: expected 0 to 1, came {threshold}')
         self._dt, self._threshold = dt, threshold
-        self._low = -np.inf if low is None else low
-        self._high = np.inf if high is None else high
+        self._ranges = (-np.inf if low is None else low, np.inf if high is None else high)
+        self._low = self._high = np.zeros((0, 0), np.float32)   # as large as a plan, see `choose`
         self.reset()
 
     @classmethod
@@ -237,10 +236,9 @@ class ModeKeeper:
         index = heaviest = weights.index(max(weights))
         least = self._threshold * weights[heaviest]
         age = self._age + elapsed
-        past = int(round(age / self._dt))
         # Most often no other component is heavy enough to be kept.
-        if self._plan is not None and past < len(self._plan) \
-                and len(weights) > 1 and sorted(weights)[-2] >= least:
+        if len(weights) > 1 and self._plan is not None and sorted(weights)[-2] >= least \
+                and (past := round(age / self._dt)) < len(self._plan):
             rest = self._plan[past:]
             ahead = distribution.means[:, :len(rest)]
             # In standard deviations, so that rad/s, suction and m/s weigh alike.
@@ -251,5 +249,7 @@ class ModeKeeper:
         plan = distribution.means[index]
         if keep:
             self._plan, self._age = plan, 0.0
+        if len(self._low) != len(plan):     # two arrays of one shape take a third of the time
+            self._low, self._high = (np.full_like(plan, bound) for bound in self._ranges)
         chunk = np.maximum(plan, self._low)
         return index, np.minimum(chunk, self._high, out=chunk)

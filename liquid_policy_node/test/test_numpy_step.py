@@ -135,9 +135,9 @@ def test_an_unknown_engine_is_refused():
 def test_answers_do_not_share_memory():
     runtime = PolicyRuntime(packed(trained(CoreSettings(units=8), HEADS['mixture'])))
     state, first = runtime.step(np.zeros(0), np.zeros(7), 0.01, runtime.initial_state())
-    kept = [value.copy() for value in vars(first).values()] + [state.copy()]
+    kept = [value.copy() for value in first] + [state.copy()]
     runtime.step(np.zeros(0), np.ones(7), 0.01, state)
-    for value, before in zip([*vars(first).values(), state], kept, strict=True):
+    for value, before in zip([*first, state], kept, strict=True):
         np.testing.assert_array_equal(value, before)
 
 
