@@ -5,9 +5,9 @@ A step of 64 units is so little work that most of its time goes into starting th
 matrix product per layer, with the bias as a last column against a constant 1; constants around a
 tanh are folded into the weights next to it; a sigmoid is a tanh (`sigmoid(a) = tanh(a / 2) / 2 +
 1 / 2`), so that all gates of a cell take one call. Numbers that arrays are multiplied by are
-arrays of no dimension: numpy spends 0.25 us less on them than on Python's floats. Matrices, each of
-their columns, and what products are written to begin at cache lines: without, a product takes up
-to half as long again.
+arrays of no dimension: numpy spends 0.25 us less on them than on Python's floats. Matrices, their
+columns, and what products are written to begin at cache lines: else a product takes up to half as
+long again.
 
 All cores share `seen`: the core's output, the input, and 1. What is not written out here runs
 through ONNX Runtime.
