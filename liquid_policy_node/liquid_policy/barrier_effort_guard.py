@@ -25,7 +25,9 @@ from __future__ import annotations
 import numpy as np
 
 from liquid_policy.barrier_box import FilterSettings
-from liquid_policy.barrier_guard import BACKOFF, EDGE, POSTURE, SPEED_BACK, Plan, RobotGuard
+from liquid_policy.barrier_force_guard import BACKOFF, EDGE
+from liquid_policy.barrier_guard import POSTURE, SPEED_BACK, RobotGuard
+from liquid_policy.barrier_manoeuvre import Plan
 from liquid_policy.barrier_rows import Moment
 from liquid_policy.barrier_search import TOLERANCE
 from liquid_policy.limits import Limits
@@ -76,7 +78,7 @@ class EffortGuard(RobotGuard):
 
     def _off(self, plan: Plan) -> np.ndarray:
         """How far joints can be from where they are reckoned to be, `(A,)` [rad or m]."""
-        speed = plan.manoeuvre.sizes[0, 0]
+        speed = plan.speed
         held = self.settings.longest_period + (speed + self.doubt) / self._deceleration
         return self.doubt * held + speed * speed * self._slower
 
@@ -86,14 +88,14 @@ class EffortGuard(RobotGuard):
 
     def _reach(self, plan: Plan) -> np.ndarray:
         """How far the tool can be from each joint's axis while it brakes, at most, `(A,)` [m]."""
-        way = np.abs(plan.manoeuvre.offset[-1]) + self._off(plan)
+        way = plan.way + self._off(plan)
         return self._levers + self._links.travel(way)[-1]
 
     def _slow(self, plan: Plan) -> float | None:
         """See `RobotGuard._slow`; it is the only bound here."""
         if not self._speed_limited:
             return 0.0
-        return float((plan.manoeuvre.sizes[0, 0] + self.doubt) @ self._reach(plan))
+        return float((plan.speed + self.doubt) @ self._reach(plan))
 
     def _speed_row(
         self, reference: np.ndarray, matrix: np.ndarray, high: np.ndarray, row: int,

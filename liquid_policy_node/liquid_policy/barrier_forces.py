@@ -46,7 +46,7 @@ import numpy as np
 
 from liquid_policy.barrier_bounds import Links
 from liquid_policy.barrier_kinematics import Attached, Chain
-from liquid_policy.barrier_manoeuvre import Manoeuvre
+from liquid_policy.barrier_manoeuvre import Manoeuvre, Plan
 from liquid_policy.limits import LimitsError
 from liquid_policy.robot_model import RobotModel
 
@@ -119,18 +119,17 @@ class ForceBounds:
             [square * square, square * change, change * change, square, change], axis=1)
         return (0.125 * duration * duration)[:, None] * (features @ self._bend)
 
-    def around(self, manoeuvre: Manoeuvre, inertia: np.ndarray) -> np.ndarray:
+    def around(self, plan: Plan, inertia: np.ndarray) -> np.ndarray:
         """
         How far forces at any instant are from those of standing still at the beginning.
 
-        :param manoeuvre: of a command, from `hold_and_brake`: speeds are greatest on its first
-            piece and slow down most on its second.
+        :param plan: of a command: speeds are greatest while it is held and slow down most when
+            braking begins.
         :param inertia: sizes of the inertias M at the beginning, `(L, nv, nv)`.
         :return: `(L, nv)` [N m or N].
         """
-        slowing = manoeuvre.sizes[1, 1]
-        features = np.array([
-            manoeuvre.sizes[0, 0], slowing, np.abs(manoeuvre.offset[-1])]) @ self.rates
+        slowing = plan.deceleration * (plan.speed > 0.0)
+        features = np.array([plan.speed, slowing, plan.way]) @ self.rates
         features[0] *= features[0]
         features[1] *= features[2]
         return inertia @ self.model.velocity(slowing) + features.ravel() @ self._away

@@ -19,6 +19,7 @@ trajectories, IEEE T-ASE 15 (2018).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -100,6 +101,28 @@ def hold_and_brake(
     np.subtract(knots[1:], knots[:-1], out=duration[1:])
     return Manoeuvre(
         offset, velocity, acceleration, duration, braked, np.abs(samples[1:, :-1]))
+
+
+class Plan:
+    """Where a command leads: how far in all, and by samples if it is asked."""
+
+    def __init__(self, moving: np.ndarray, deceleration: np.ndarray, period: float) -> None:
+        """
+        Reckon the way.
+
+        :param moving: speeds, 0 for entries that move nothing, `(A,)`.
+        :param deceleration: of braking, above 0 and finite, `(A,)`.
+        :param period: longest time the speeds are held [s].
+        """
+        self.moving, self.deceleration, self.period = moving, deceleration, period
+        self.speed = np.abs(moving)
+        self.end = moving * (period + 0.5 / deceleration * self.speed)
+        self.way = np.abs(self.end)   # in all, `(A,)`
+
+    @cached_property
+    def manoeuvre(self) -> Manoeuvre:
+        """Its samples."""
+        return hold_and_brake(self.moving, self.deceleration, self.period)
 
 
 def finer(manoeuvre: Manoeuvre, parts: int) -> Manoeuvre:

@@ -4,10 +4,11 @@ The search for the nearest safe command: clip, verify, and only then solve.
 Most proposals are safe, or only break limits of single entries; clipping answers those exactly.
 What couples entries is verified exactly, along the whole manoeuvre, before a command is issued.
 If it fails, the limits are linearised about the failed command and a quadratic programme gives
-the next candidate (sequential quadratic programming); after `ROUNDS` of them the search goes on
-along the line to braking. Braking is safe from the end of the last command's longest period, as
-that command's verification has shown; where it is not safe yet, the last command is kept if it
-still is, and verified like any other.
+the next candidate (sequential quadratic programming), which is slowed down a little where it still
+breaks a limit by a little; after `ROUNDS` of them the search goes on along the line to braking.
+Braking is safe from the end of the last command's longest period, as that command's verification
+has shown; where it is not safe yet, the last command is kept if it still is, and verified like any
+other.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from liquid_policy.limits import Limits
 
 ROUNDS = 3          # quadratic programmes per call, at most
 SHARES = (0.9, 0.6, 0.25, 0.0625)   # of the way from braking to the last candidate, tried at last
+EAGER, LITTLE = 1.1, 1e-3   # slowing down: so many times what is reckoned, and that share more
+MOST_SLOWER = 0.1   # share beyond which it is better to linearise again
 TOLERANCE = 1e-6    # excess that counts as rounding, in the limit's own unit
 
 
@@ -177,8 +180,13 @@ class NearestSafe:
                     if level in nearest.relaxed})
                 notes = (f'gave way: {", ".join(gave)}',)
             must = ~np.isin(self._priority, nearest.relaxed) if nearest.relaxed else _ALL
-            if (self._excess(candidate)[must] <= TOLERANCE).all():
+            excess = self._excess(candidate)
+            if (excess[must] <= TOLERANCE).all():
                 return candidate, notes
+            if spread is None and not nearest.relaxed:
+                slower = self._slower(candidate, excess, constraints, box)
+                if slower is not None and (self._excess(slower) <= TOLERANCE).all():
+                    return slower, notes
         braking = self._braking()
         for share in SHARES:
             between = np.clip(braking + share * (candidate - braking), box.low, box.high)
@@ -191,6 +199,24 @@ class NearestSafe:
                 return kept, (*notes, 'braking now would break a limit; kept the last command, '
                               'which breaks none')
         return None, (*notes, 'no command between the nearest and braking is safe; braking')
+
+    @staticmethod
+    def _slower(
+        candidate: np.ndarray, excess: np.ndarray, constraints: LinearConstraints, box: Box,
+    ) -> np.ndarray | None:
+        """
+        The candidate slowed down by what it still breaks, None if that is much or of no use.
+
+        What is missing after linearising is mostly little, and to follow another command costs
+        less than to linearise again and to follow that one's answer.
+        """
+        broken = (~(excess <= TOLERANCE)).nonzero()[0]
+        first = len(constraints.names) - len(excess)   # the newest rows are the last
+        falls = constraints.matrix[first + broken] @ candidate
+        share = EAGER * np.max(excess[broken] / np.maximum(falls, 1e-12)) + LITTLE
+        if not share <= MOST_SLOWER:
+            return None
+        return np.minimum(np.maximum((1.0 - share) * candidate, box.low), box.high)
 
     def _braking(self) -> np.ndarray:
         """The command one step closer to rest."""

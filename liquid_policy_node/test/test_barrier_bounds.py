@@ -11,7 +11,7 @@ from random_robot import arm_limits, random_urdf
 
 from liquid_policy.barrier_bounds import Links, fastest_between, sagitta
 from liquid_policy.barrier_forces import ForceBounds, greatest_power
-from liquid_policy.barrier_manoeuvre import hold_and_brake
+from liquid_policy.barrier_manoeuvre import Plan, hold_and_brake
 from liquid_policy.limits import LimitsError
 from liquid_policy.robot_model import RobotModel
 from liquid_policy.safety_spec import PointSpec
@@ -100,15 +100,16 @@ def test_forces_and_power_stay_within_their_bounds(seed, sliding, share):
     model, limits = make_model(generator, sliding)
     bounds = ForceBounds(model, JOINTS)
     start = generator.uniform(-2.5, 2.5, JOINTS)
-    plan = hold_and_brake(
-        share * generator.uniform(limits.low, limits.high), limits.deceleration, PERIOD)
+    way = Plan(share * generator.uniform(limits.low, limits.high), limits.deceleration, PERIOD)
+    plan = way.manoeuvre
+    np.testing.assert_allclose(way.end, plan.offset[-1], rtol=1e-12)
     ends, off = bounds.along(start, plan)
     assert ends[:, -1] == pytest.approx(model.gravity(start + plan.offset[-1]), abs=1e-9)
     ends = ends[:, :-1].reshape(len(ends), -1, 2, model.nv)
     power = greatest_power(
         ends[..., model.dofs], off[:, model.dofs], plan.velocity[:, model.entries])
     rest, inertia = model.gravity(start), np.abs(model.dynamics(start, np.zeros(JOINTS))[0])
-    away = bounds.around(plan, inertia)[:, None]
+    away = bounds.around(way, inertia)[:, None]
     x, worst = np.linspace(0.0, 1.0, FINE)[:, None], np.zeros(len(model.payloads))
     for piece in range(len(plan.duration)):
         position, speed = fine(plan, start, piece)

@@ -225,6 +225,38 @@ def test_a_slower_deceleration_lengthens_the_braking_distance_and_brakes_gently(
     assert speeds[1] < speeds[0]
 
 
+class RoundLimit:
+    """A guard with one limit that bends: the length of the command; counts its linearisations."""
+
+    names, priority = ('round',), np.array([0])
+
+    def __init__(self, limit):
+        self.limit, self.linearised = limit, 0
+
+    def begin(self, moment):
+        """Nothing depends on the moment."""
+
+    def excess(self, command):
+        return np.array([np.linalg.norm(command) - self.limit])
+
+    def rows(self, reference):
+        self.linearised += 1
+        gradient = reference[None] / np.linalg.norm(reference)
+        return GuardRows(gradient, np.array([-np.inf]), np.array([self.limit]),
+                         self.excess(reference))
+
+
+def test_what_linearising_leaves_out_is_made_up_by_slowing_down():
+    """Near the limit, inside it, along the programme's answer, and without linearising anew."""
+    guard, limits = RoundLimit(0.12), arm_limits(JOINTS)
+    wanted = np.array([0.1, 0.1, -0.1])
+    uneven = replace(limits, weight=np.array([1.0, 1.0, 4.0]))
+    result = SafetyFilter(uneven, guards=(guard,)).filter(wanted, feedback(), 0.01)
+    assert result.state == State.LIMITING and guard.linearised == 1
+    assert 0.99 * guard.limit < np.linalg.norm(result.command) <= guard.limit
+    assert (np.abs(result.command) <= np.abs(wanted)).all()
+
+
 class OnlyNear:
     """A guard that lets pass what is near some commands, and whose rows say nothing of it."""
 

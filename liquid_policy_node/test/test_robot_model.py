@@ -9,7 +9,7 @@ pytest.importorskip('pinocchio')
 pytest.importorskip('xacro')
 
 from liquid_policy.barrier import FilterSettings, JointFeedback, SafetyFilter, State
-from liquid_policy.barrier_guard import support_edges
+from liquid_policy.barrier_force_guard import support_edges
 from liquid_policy.barrier_load import make_guard
 from liquid_policy.interface import load_interface
 from liquid_policy.limits import LimitsError, load_limits, load_urdf
