@@ -28,6 +28,7 @@ from liquid_policy_node.parameters import SettingsError, parameter
 from liquid_policy_node.resources import find_description, find_interface
 
 LONGEST_BRAKING = 5.0   # when deactivated [s]; no robot takes that long
+SHORTEST_WAIT = 100_000     # for messages, after an answer that took all the time there was [ns]
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class SafetyNode(ManagedNode):
         self._state = State.INACTIVE
         self._simulated = self._engaged = False
         self._interventions = self._missed = 0
-        self._last_now = 0
+        self._last_now = self._began = 0
 
     def configure(self) -> None:
         """Read interface and limits, create the topics."""
@@ -244,9 +245,10 @@ class SafetyNode(ManagedNode):
         self._wait(self.settings.period)
 
     def _wait(self, duration: float) -> None:
-        """Have the timer answer when this long [s] has gone by without a proposal."""
+        """Have the timer answer this long [s] after the last answer began, if nothing has come."""
         if self._timer is not None:
-            self._timer.timer_period_ns = int(1e9 * duration)
+            spent = self._tick_now() - self._began
+            self._timer.timer_period_ns = max(int(1e9 * duration) - spent, SHORTEST_WAIT)
             self._timer.reset()
 
     def on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -285,7 +287,7 @@ class SafetyNode(ManagedNode):
         if now is None:
             now = self.ros_now()
             self._check_clock(now)
-        tick = now if self._simulated else self._tick_now()
+        self._began = tick = now if self._simulated else self._tick_now()
         answer = self._cycle.answer(now, tick, self.settings)
         if answer is None:
             return
@@ -365,7 +367,7 @@ class SafetyNode(ManagedNode):
     def _clear(self) -> None:
         """As after a start: nothing known, nothing counted."""
         self._simulated = self._engaged = False
-        self._last_now = self._interventions = self._missed = 0
+        self._last_now = self._began = self._interventions = self._missed = 0
         self._state = State.INACTIVE
         self._cycle.start(0)
 

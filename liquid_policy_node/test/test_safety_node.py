@@ -10,6 +10,7 @@ pytest.importorskip('rclpy')
 from bench_robot import HOME, BenchRobot, Graph, bench_parameters, until
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
@@ -293,3 +294,27 @@ def test_a_deactivated_node_leaves_the_robot_at_rest_and_falls_silent(moving):
     assert len(robot.commands) == count
     assert change(graph, Transition.TRANSITION_ACTIVATE)
     assert until(lambda: state(robot) == SafetyStatus.PASSING)
+
+
+def test_the_next_cycle_is_due_from_where_the_last_began(running):
+    """What an answer takes does not push the next one back."""
+    node = SafetyNode(namespace='alone', parameter_overrides=[
+        Parameter('autostart', value=False)])
+    try:
+        node.trigger_configure()
+        node.trigger_activate()
+        node._cycle.start(-10 ** 10)        # no joint states are waited for
+        issue = node._issue
+
+        def slowly(*arguments):
+            issue(*arguments)
+            time.sleep(0.006)
+
+        node._issue = slowly
+        node.on_timer()
+        assert node._timer.timer_period_ns <= 4_000_000
+        time.sleep(0.012)
+        node._wait(0.01)
+        assert node._timer.timer_period_ns == 100_000
+    finally:
+        node.destroy_node()
