@@ -31,10 +31,10 @@ SHIPPED = REPOSITORY / 'liquid_policy_node' / 'checkpoints' / 'manipulator.safet
 PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     'step_latency': (('--seconds', '1.5', '--checkpoint', str(SHIPPED)),
                      ('--count', '500', '--seconds', '0.2')),
-    'growth': (('--seconds', '0.5'), ('--count', '200', '--seconds', '0.05')),
+    'growth': (('--seconds', '0.7'), ('--count', '200', '--seconds', '0.05')),
     'chunk_latency': (('--seconds', '1.5'),
                       ('--count', '200', '--seconds', '0.1', '--channels', '16', '32')),
-    'filter_latency': (('--ticks', '3000'), ('--ticks', '200')),
+    'filter_latency': (('--ticks', '10000'), ('--ticks', '200')),
     'sequence_training': (('--repetitions', '3'), ('--repetitions', '1')),
     'graph_latency': (('--seconds', '101'), ('--seconds', '4', '--settle', '1')),
     'executors': (('--trainer', 'none', '--seconds', '6', '--executors', 'single', 'multi',

@@ -20,6 +20,8 @@ from liquid_sim.evaluate import commit
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).resolve().parent / 'results'
 BLOCK = 50      # calls of one function before the next one's turn
+# Linux stops for 50 ms whoever takes more than 95 % of a core in real time, so we rest ourselves.
+REST, REST_AFTER = 0.1, 0.05    # as a share of the time taken, and after how long [s]
 
 
 def in_turn(functions: Mapping[str, Callable[[], Any]], count: int, seconds: float = 1e9,
@@ -30,8 +32,8 @@ def in_turn(functions: Mapping[str, Callable[[], Any]], count: int, seconds: flo
 
     :param count: calls of each; a slow one gets fewer, but never fewer than 20.
     :param seconds: for each function, about.
-    :param block: calls of one function in a row. Before each block it is called once more, for
-        the caches are another's by then.
+    :param block: calls of one function in a row. Before each block and after each rest it is
+        called once more, for the caches are another's by then.
     :param clock: `time.thread_time` counts this thread's processor time only.
     """
     counts = {}
@@ -44,7 +46,7 @@ def in_turn(functions: Mapping[str, Callable[[], Any]], count: int, seconds: flo
             taken.append(clock() - begin)
         counts[name] = int(np.clip(seconds / max(min(taken), 1e-7), 20, count))
     times: dict[str, list[float]] = {name: [] for name in functions}
-    rounds = -(-max(counts.values()) // block)
+    rounds, taken_since = -(-max(counts.values()) // block), 0.0
     for turn in range(rounds):
         for name, function in functions.items():
             due = counts[name] * (turn + 1) // rounds - len(times[name])
@@ -54,6 +56,12 @@ def in_turn(functions: Mapping[str, Callable[[], Any]], count: int, seconds: flo
                 begin = clock()
                 function()
                 times[name].append(clock() - begin)
+                taken_since += times[name][-1]
+                if taken_since > REST_AFTER:
+                    time.sleep(REST * taken_since)
+                    taken_since = 0.0
+                    if times[name][-1] < REST_AFTER:
+                        function()
     return {name: np.array(values) for name, values in times.items()}
 
 

@@ -270,7 +270,7 @@ def encoder_rows(options, shared: dict) -> list[dict]:
     """Images of two sizes, next to torch."""
     rows = []
     for size in (96, 224):
-        times = in_turn(encoders(size), options.count, 3 * options.seconds, block=10)
+        times = in_turn(encoders(size), options.count, 4 * options.seconds, block=10)
         print(f'images of {size} x {size} pixels')
         show(times, 'ms')
         for name, values in times.items():
