@@ -6,7 +6,8 @@ training: the action of the present moment passes through the same constraints, 
 layer, before it is compared with the demonstration. Later steps of a chunk are left alone: they
 are proposed anew before their time comes. So are the bounds of acceleration and jerk: they say how
 near an action must be to the one before, which in training is the demonstration's, and would give
-the answer away.
+the answer away. So do limits of torque, power and tipping, by the forces of that change: they are
+left out too.
 
 Source: Xiao, Hasani, Li and Rus, BarrierNet, arXiv:2111.11277.
 """
@@ -71,11 +72,11 @@ class SafeActions:
     @classmethod
     def load(cls, interface: Interface, description: Path, data: Demonstrations) -> SafeActions:
         """
-        Take limits and guards from the robot's files, as the safety node does.
+        Take limits and guards from the robot's files, as the safety node does; none of forces.
 
         :raises LimitsError: for missing or contradictory limits.
         """
-        loaded = load_filter(interface, description)
+        loaded = load_filter(_without_forces(interface), description)
         return cls(interface, loaded.limits, data, loaded.settings, loaded.guards)
 
     def constraints(self, tick: int) -> LinearConstraints:
@@ -134,6 +135,16 @@ class SafeActions:
             return torch.cat((means, answer[:, 1:]), 1), share
         whole = torch.cat((means.unsqueeze(2), answer.means[:, :, 1:]), 2)
         return dataclasses.replace(answer, means=whole), share
+
+
+def _without_forces(interface: Interface) -> Interface:
+    """Leave out limits that bound how far an action may be from the one before."""
+    spec = interface.safety
+    if spec is None:
+        return interface
+    return dataclasses.replace(interface, safety=dataclasses.replace(
+        spec, torque=False, power=None, tip_margin=None,
+        soft=tuple(name for name in spec.soft if name != 'power')))
 
 
 def find_description(interface_file: Path, name: str) -> Path:

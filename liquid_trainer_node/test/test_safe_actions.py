@@ -109,6 +109,18 @@ def test_an_unsafe_first_step_is_what_the_filter_would_let_through(episodes, lim
     assert torch.isfinite(given.means.grad).all()
 
 
+def test_how_far_the_demonstration_is_does_not_bound_a_proposal(episodes):
+    """Forces of a change would give the answer away: to turn round at once is no breach."""
+    pytest.importorskip('pinocchio')
+    pytest.importorskip('daqp')
+    data = Demonstrations(episodes)
+    data.actions[:, :6] = 0.4
+    data.vectors[:, -6:] = [0.0, -1.2, 1.0, -1.0, -1.5, 0.0]    # the arm up and clear of all
+    constraints = SafeActions.load(ROBOT, DESCRIPTION, data).constraints(3)
+    assert any(name.startswith('distance/') for name in constraints.names)
+    assert constraints.excess(-data.actions[2].astype(float)).max() == 0.0
+
+
 def test_safe_answers_pass_bit_for_bit_with_their_gradients(episodes, limits):
     data = Demonstrations(episodes)
     safe = SafeActions(ROBOT, limits, data)

@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument('--parts', type=int, default=100, help='for each arm')
     parser.add_argument('--seed', type=int, default=30, help='of the parts')
     parser.add_argument('--arms', nargs='+', choices=tuple(ARMS), default=tuple(ARMS))
-    parser.add_argument('--write', action='store_true', help='write the result file')
+    parser.add_argument('--write', action='store_true', help='write the result file; rows of other arms stay')
     options = parser.parse_args()
     rows = []
     for arm in options.arms:
@@ -133,6 +133,9 @@ def main() -> None:
               f'{found["changed"] / found["ticks"]:.1%} of proposals, limits broken in '
               f'{found["broken"]} of {found["episodes"]} episodes', flush=True)
     if options.write:
+        kept = [json.loads(line) for line in RESULTS.read_text(encoding='utf-8').splitlines()] \
+            if RESULTS.is_file() else []
+        rows += [row for row in kept if row['policy'] not in options.arms]
         RESULTS.write_text(''.join(json.dumps(row) + '\n' for row in rows), encoding='utf-8')
         print(f'written to {RESULTS.relative_to(REPOSITORY)}')
 
