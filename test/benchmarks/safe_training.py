@@ -110,7 +110,8 @@ def main() -> None:
     parser.add_argument('--parts', type=int, default=100, help='for each arm')
     parser.add_argument('--seed', type=int, default=30, help='of the parts')
     parser.add_argument('--arms', nargs='+', choices=tuple(ARMS), default=tuple(ARMS))
-    parser.add_argument('--write', action='store_true', help='write the result file; rows of other arms stay')
+    parser.add_argument('--write', action='store_true',
+                        help='write the result file; rows of other arms stay')
     options = parser.parse_args()
     rows = []
     for arm in options.arms:
