@@ -25,8 +25,9 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,13 @@ class Limiter:
                 os.kill(pid, signal.SIGCONT)
 
 
+def keep_on(pid: int, core: int) -> None:
+    """Keep all threads of a process on one core."""
+    with suppress(OSError):
+        for thread in os.listdir(f'/proc/{pid}/task'):
+            os.sched_setaffinity(int(thread), {core})
+
+
 def limit(pids: list[int], share: float) -> tuple[Group | Limiter, str]:
     """
     Keep processes on the last core, and in a share of it; this one stays on the first.
@@ -286,9 +294,7 @@ def limit(pids: list[int], share: float) -> tuple[Group | Limiter, str]:
     """
     os.sched_setaffinity(0, {0})
     for pid in pids:
-        with suppress(OSError):
-            for thread in os.listdir(f'/proc/{pid}/task'):
-                os.sched_setaffinity(int(thread), {(os.cpu_count() or 1) - 1})
+        keep_on(pid, (os.cpu_count() or 1) - 1)
     period = 0.01
     try:
         limiter: Group | Limiter = Group(pids, share, period)
@@ -297,19 +303,39 @@ def limit(pids: list[int], share: float) -> tuple[Group | Limiter, str]:
     return limiter, limiter.how.format(share=share, period=1e3 * period)
 
 
-def specs(trainer: bool, executor: str, checkpoint: str, folder: str,
-          **parameters: Any) -> list[NodeSpec]:
-    """The nodes to start, with further parameters for all but the trainer."""
+@dataclass(frozen=True)
+class Choice:
+    """
+    How the three nodes run, where it is not as shipped.
+
+    :param name: of the choice; empty as shipped.
+    :param parameters: of the three nodes.
+    :param environment: variables of the three nodes.
+    :param cores: that a node is kept on, by its name.
+    """
+
+    name: str = ''
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cores: Mapping[str, int] = field(default_factory=dict)
+
+
+AS_SHIPPED = Choice()
+
+
+def specs(trainer: bool, checkpoint: str, folder: str, choice: Choice) -> list[NodeSpec]:
+    """The nodes to start; what is chosen is not for the trainer."""
     from liquid_policy_node import bringup
     found = bringup.nodes({'sim': 'false', 'trainer': 'true' if trainer else 'false',
                            'checkpoint': checkpoint})
-    more = {'executor': executor} if executor else {}
-    return [replace(spec, parameters={**spec.parameters, **more, **(
-        {'folder': folder} if spec.name == 'trainer' else parameters)}) for spec in found
-        if spec.name in (*NODES, 'trainer')]
+    return [replace(spec, parameters={**spec.parameters, 'folder': folder})
+            if spec.name == 'trainer' else
+            replace(spec, parameters={**spec.parameters, **choice.parameters},
+                    environment={**spec.environment, **choice.environment})
+            for spec in found if spec.name in (*NODES, 'trainer')]
 
 
-def run(options: Any, trainer: bool, executor: str = '') -> tuple[list[dict], dict]:
+def run(options: Any, trainer: bool, choice: Choice = AS_SHIPPED) -> tuple[list[dict], dict]:
     """
     Measure one graph.
 
@@ -318,14 +344,14 @@ def run(options: Any, trainer: bool, executor: str = '') -> tuple[list[dict], di
     import tempfile
 
     from liquid_policy_node.runner import Runner
-    task = f'executor_{executor}' if executor else f'trainer_{"on" if trainer else "off"}'
+    task = choice.name or f'trainer_{"on" if trainer else "off"}'
     if options.quota:
         task = f'quota_{options.quota:.2f}'
     with tempfile.TemporaryDirectory() as folder:
         printed: list[str] = []
-        # A quota holds for ordinary threads only.
-        ordinary = {'priority': 0} if options.quota else {}
-        runner = Runner(specs(trainer, executor, options.checkpoint, folder, **ordinary),
+        if options.quota:       # which holds for ordinary threads only
+            choice = replace(choice, parameters={**choice.parameters, 'priority': 0})
+        runner = Runner(specs(trainer, options.checkpoint, folder, choice),
                         lambda name, line: printed.append(f'[{name}] {line}'))
         robot = Robot(trainer)
         robot.start()
@@ -343,6 +369,8 @@ def run(options: Any, trainer: bool, executor: str = '') -> tuple[list[dict], di
             how = 'none'
             if options.quota:
                 limiter, how = limit(list(pids.values()), options.quota)
+            for name, core in choice.cores.items():
+                keep_on(pids[name], core)
             time.sleep(options.settle)
             before = {name: usage(pid) for name, pid in pids.items()}
             begin, missed = time.time_ns(), robot.statuses[-1][2]
@@ -484,12 +512,13 @@ def main() -> None:
     """Print a table; with --write keep it."""
     options = graph_arguments(__doc__).parse_args()
     os.environ['ROS_DOMAIN_ID'] = str(20 + os.getpid() % 80)
-    graphs = [(trainer, '') for trainer in (False, True)
+    graphs = [(trainer, AS_SHIPPED) for trainer in (False, True)
               if options.trainer in ('both', 'on' if trainer else 'off')]
-    graphs += [(False, executor) for executor in options.executors]
+    graphs += [(False, Choice(f'executor_{kind}', {'executor': kind}))
+               for kind in options.executors]
     rows = []
-    for trainer, executor in graphs:
-        some, found = run(options, trainer, executor)
+    for trainer, choice in graphs:
+        some, found = run(options, trainer, choice)
         rows += some
         report(found)
     keep(rows, 'graph_latency', options)
