@@ -44,4 +44,23 @@ def form_table() -> str:
     return '\n'.join(lines)
 
 
-PAGES = {'edge.md': {'targets': target_table, 'forms': form_table}}
+def choice_table() -> str:
+    """
+    Table of how the nodes run: each choice undone, one at a time.
+
+    :return: Markdown.
+    """
+    lines = ['| nodes | image to command, p50 | p99 | max | missed deadlines | of a core |',
+             '|---|---|---|---|---|---|']
+    rows = rows_of('run_time_choices')
+    for task in dict.fromkeys(row['task'] for row in rows):
+        own = {row['figure']: row for row in rows if row['task'] == task}
+        times = ' | '.join(f'{1e3 * own[f"stamp_to_command_{share}"]["value"]:.1f} ms'
+                           for share in ('p50', 'p99', 'max'))
+        missed = own['missed_deadlines']
+        lines.append(f'| {task} | {times} | {missed["value"] * missed["n"]:.0f} of '
+                     f'{missed["n"]:,} | {own["cpu_share"]["value"]:.0%} |')
+    return '\n'.join(lines)
+
+
+PAGES = {'edge.md': {'targets': target_table, 'forms': form_table, 'choices': choice_table}}

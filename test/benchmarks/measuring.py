@@ -47,6 +47,7 @@ def in_turn(functions: Mapping[str, Callable[[], Any]], count: int, seconds: flo
         counts[name] = int(np.clip(seconds / max(min(taken), 1e-7), 20, count))
     times: dict[str, list[float]] = {name: [] for name in functions}
     rounds, taken_since = -(-max(counts.values()) // block), 0.0
+    resting = os.sched_getscheduler(0) != os.SCHED_OTHER
     for turn in range(rounds):
         for name, function in functions.items():
             due = counts[name] * (turn + 1) // rounds - len(times[name])
@@ -57,7 +58,7 @@ def in_turn(functions: Mapping[str, Callable[[], Any]], count: int, seconds: flo
                 function()
                 times[name].append(clock() - begin)
                 taken_since += times[name][-1]
-                if taken_since > REST_AFTER:
+                if resting and taken_since > REST_AFTER:
                     time.sleep(REST * taken_since)
                     taken_since = 0.0
                     if times[name][-1] < REST_AFTER:
