@@ -529,7 +529,7 @@ def read_run(path: str | Path, depth_range: tuple[float, float] = (0.0, 1.5)) ->
     try:
         bag = Bag(path)
         for record in bag.messages(rejected=lambda topic, reason: rejected.update([topic])):
-            collector.add(*record)
+            collector.add(record.topic, record.type, record.time, record.message)
     except (BagError, OSError) as error:
         raise RecordError(str(error)) from error
     notes = [f'{file.name} was cut off; {size} bytes of it are whole'

@@ -34,6 +34,20 @@ class BagError(ValueError):
     """A bag cannot be used; the text names the bag, what was expected, what came, what to do."""
 
 
+class Place(NamedTuple):
+    """
+    Where a message lies; places are ordered as messages are read.
+
+    :param file: number of the storage file.
+    :param offset: of its chunk [bytes], or number of its row.
+    :param number: within the chunk, from 1.
+    """
+
+    file: int = 0
+    offset: int = 0
+    number: int = 0
+
+
 class Record(NamedTuple):
     """
     One recorded message.
@@ -42,12 +56,43 @@ class Record(NamedTuple):
     :param type: message type.
     :param time: log time [ns].
     :param message: decoded message.
+    :param place: where it lies.
     """
 
     topic: str
     type: str
     time: int
     message: Any
+    place: Place = Place()
+
+
+@dataclass(frozen=True)
+class Span:
+    """
+    A stretch of a bag, and what is read besides to understand it.
+
+    :param lead: where reading begins.
+    :param begin: where the stretch begins.
+    :param end: where it ends; None: with the bag, or at `last`.
+    :param until: time of receipt [ns] up to which is read on behind `end`.
+    :param last: where reading ends at the latest.
+    """
+
+    lead: Place = Place()
+    begin: Place = Place()
+    end: Place | None = None
+    until: int = 0
+    last: Place | None = None
+
+    def owns(self, place: Place) -> bool:
+        """Say whether a message lies in the stretch."""
+        return self.begin <= place and (self.end is None or place < self.end)
+
+    def is_past(self, place: Place, time: int) -> bool:
+        """Say whether nothing from here on is read."""
+        if self.last is not None and place >= self.last:
+            return True
+        return self.end is not None and place >= self.end and time > self.until
 
 
 @dataclass
@@ -120,6 +165,8 @@ class Bag:
         self._known: set[str] = set()
         # Where chunks lie that are not what was written, by file; known once they were read.
         self.damaged: dict[Path, set[int]] = {}
+        self._channels: dict[Path, dict[int, mcap_file.Channel]] = {}
+        self._places: dict[Path, list[mcap_file.Place]] = {}
         for file in self.files:
             self._list(file)
         if not any(topic.count for topic in self._topics.values()):
@@ -142,9 +189,42 @@ class Bag:
         """Bytes of all storage files."""
         return sum(file.stat().st_size for file in self.files)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs to read on; the bag must stay open here meanwhile."""
+        return {**self.__dict__, '_types': None, '_known': set(), '_places': {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _types=_SHARED)
+
+    def places(self) -> list[tuple[int, Place]]:
+        """Give log times [ns] and places at which reading may begin, in the order of reading."""
+        return [(place.time, Place(number, place.offset))
+                for number, file in enumerate(self.files) for place in self._places[file]]
+
+    def sparse(self, topic: str) -> Iterator[Record]:
+        """
+        Give the messages of one topic, reading only where there are any if the bag says where.
+
+        Messages that cannot be decoded are left out.
+        """
+        for number, file in enumerate(self.files):
+            numbers = {key for key, channel in self._channels.get(file, {}).items()
+                       if channel.topic == topic}
+            places = self._places[file]
+            known = numbers and all(place.channels is not None for place in places)
+            only = [place.offset for place in places if place.channels is not None
+                    and not numbers.isdisjoint(place.channels)] if known else None
+            for found, kind, time, data, place in self._raw(
+                    number, {topic}, lambda _: None, only=only):
+                try:
+                    yield Record(found, kind, time, self._decode(found, kind, data), place)
+                except (SerdeError, AssertionError, mcap_file.zstd.ZstdError):
+                    continue
+
     def messages(self, topics: Collection[str] | None = None,
                  progress: Callable[[int], None] | None = None,
-                 rejected: Callable[[str, str], None] | None = None) -> Iterator[Record]:
+                 rejected: Callable[[str, str], None] | None = None,
+                 span: Span = Span()) -> Iterator[Record]:
         """
         Give decoded messages in the order they were recorded.
 
@@ -152,11 +232,15 @@ class Bag:
         :param progress: called with the share read so far of `size` [bytes].
         :param rejected: called with topic and reason for a message that cannot be decoded;
             without it such a message is an error.
+        :param span: what is read; `rejected` hears of what lies in its stretch only.
         :raises BagError: for a message that cannot be decoded.
         """
         done = 0
-        for file in self.files:
+        for number, file in enumerate(self.files):
             size = file.stat().st_size
+            if number < span.lead.file:
+                done += size
+                continue
             whole = max(self._plain[file].stat().st_size, 1)
 
             def forward(where: int, done: int = done, size: int = size, whole: int = whole
@@ -164,21 +248,28 @@ class Bag:
                 if progress is not None:
                     progress(done + size * where // whole)
 
-            for topic, kind, time, data in self._raw(file, topics, forward):
+            where = span.lead.offset if number == span.lead.file else 0
+            for topic, kind, time, data, place in self._raw(number, topics, forward, where):
+                if place < span.lead:
+                    continue
+                if span.is_past(place, time):
+                    return
                 try:
-                    yield Record(topic, kind, time, self._decode(topic, kind, data))
+                    yield Record(topic, kind, time, self._decode(topic, kind, data), place)
                 except (SerdeError, AssertionError, mcap_file.zstd.ZstdError) as error:
                     text = (f'{topic}: expected a serialized {kind}, came {len(data)} bytes: '
                             f'{error}')
                     if rejected is None:
                         raise BagError(f'{self.path}: {text}') from None
-                    rejected(topic, text)
+                    if span.owns(place):
+                        rejected(topic, text)
             done += size
             if progress is not None:
                 progress(done)
 
     def _list(self, file: Path) -> None:
         plain = self._plain[file]
+        self._places[file] = []
         if plain.stat().st_size == 0:
             self.cut_off[file] = 0
             return
@@ -195,6 +286,7 @@ class Bag:
                     self.cut_off[file] = content.good_until
         except mcap_file.McapError as error:
             raise BagError(str(error)) from None
+        self._channels[file], self._places[file] = content.channels, content.places
         for number, channel in content.channels.items():
             schema = channel.schema
             self._add(_Topic(schema.name, schema.encoding, schema.text,
@@ -215,6 +307,7 @@ class Bag:
                             'FROM message_definitions'):
                         definitions[name] = (encoding, text)
                 topics = database.execute('SELECT id, name, type FROM topics').fetchall()
+                self._places[file] = _row_places(database)
                 counts = {}
                 try:
                     counts = dict(database.execute(
@@ -248,37 +341,44 @@ class Bag:
                            f'{topic.type}')
         known.count += topic.count
 
-    def _raw(self, file: Path, topics: Collection[str] | None, progress: Callable[[int], None]
-             ) -> Iterator[tuple[str, str, int, Any]]:
+    def _raw(self, number: int, topics: Collection[str] | None, progress: Callable[[int], None],
+             begin: int = 0, only: list[int] | None = None
+             ) -> Iterator[tuple[str, str, int, Any, Place]]:
+        file = self.files[number]
         plain = self._plain[file]
         if plain.stat().st_size == 0:
             return
         if plain.suffix == '.db3':
-            yield from self._raw_sqlite(plain, topics)
+            for name, kind, time, blob, row in self._raw_sqlite(plain, topics, begin):
+                yield name, kind, time, blob, Place(number, row)
             return
 
         def wanted(channel: mcap_file.Channel) -> bool:
             return topics is None or channel.topic in topics
 
-        content = mcap_file.Content()
+        content = mcap_file.Content(channels=dict(self._channels.get(file, {})))
         try:
-            for channel, time, data in mcap_file.read(plain, content, wanted, progress):
-                yield channel.topic, channel.schema.name, time, data
+            for channel, time, data in mcap_file.read(plain, content, wanted, progress, begin,
+                                                      only):
+                yield (channel.topic, channel.schema.name, time, data,
+                       Place(number, *content.position))
         except mcap_file.McapError as error:
             raise BagError(str(error)) from None
-        if content.damaged:
-            self.damaged[file] = content.damaged
+        finally:    # also when nobody reads on
+            if content.damaged:
+                self.damaged[file] = content.damaged
 
-    def _raw_sqlite(self, plain: Path, topics: Collection[str] | None
-                    ) -> Iterator[tuple[str, str, int, bytes]]:
+    def _raw_sqlite(self, plain: Path, topics: Collection[str] | None, begin: int
+                    ) -> Iterator[tuple[str, str, int, bytes, int]]:
         with _connect(plain) as database:
             named = {number: (name, kind) for number, name, kind
                      in database.execute('SELECT id, name, type FROM topics')
                      if topics is None or name in topics}
             marks = ', '.join('?' * len(named))
             try:
-                rows = database.execute('SELECT topic_id, timestamp, data FROM messages '
-                                        f'WHERE topic_id IN ({marks}) ORDER BY id', tuple(named))
+                rows = database.execute(
+                    'SELECT topic_id, timestamp, data, id FROM messages '
+                    f'WHERE id >= ? AND topic_id IN ({marks}) ORDER BY id', (begin, *named))
             except sqlite3.Error as error:
                 raise _unreadable(plain, error) from None
             while True:
@@ -290,7 +390,7 @@ class Bag:
                     return
                 if not isinstance(row[1], int) or not isinstance(row[2], bytes):
                     continue  # a damaged row
-                yield *named[row[0]], row[1], row[2]
+                yield *named[row[0]], row[1], row[2], row[3]
 
     def _decode(self, topic: str, kind: str, data: Any) -> Any:
         if kind not in self._known:
@@ -376,6 +476,23 @@ def find_bags(paths: str | Path | Collection[str | Path]) -> list[Path]:
 def _unreadable(file: Path, error: Exception) -> BagError:
     return BagError(f'{file}: expected a rosbag2 sqlite3 file, came one that cannot be read '
                     f'({error}); if the recorder was killed, try `sqlite3 {file.name} .recover`')
+
+
+def _row_places(database: sqlite3.Connection) -> list[mcap_file.Place]:
+    """Give times and numbers of rows, every 200th or fewer; as far as they can be read."""
+    places: list[mcap_file.Place] = []
+    try:
+        first, last = database.execute('SELECT min(id), max(id) FROM messages').fetchone()
+        if first is None:
+            return places
+        for row in range(first, last + 1, max(200, (last - first) // 100_000)):
+            found = database.execute('SELECT timestamp, id FROM messages WHERE id >= ? '
+                                     'ORDER BY id LIMIT 1', (row,)).fetchone()
+            if found is not None and all(isinstance(value, int) for value in found):
+                places.append(mcap_file.Place(*found))
+    except (sqlite3.Error, TypeError):
+        pass    # damaged from here on
+    return places
 
 
 class _connect:  # noqa: N801 (used like a function)

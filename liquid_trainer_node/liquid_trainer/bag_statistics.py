@@ -12,7 +12,7 @@ import numpy as np
 
 from liquid_policy.conversion import NANOSECONDS, stamp_of
 from liquid_trainer.bag_file import Bag
-from liquid_trainer.bags import EPISODE_TYPE, START
+from liquid_trainer.bag_windows import EPISODE_TYPE, START
 from liquid_trainer.message_numbers import digest, large_data, number_paths, shape_of
 
 # Numbers told apart in one topic, and kinds of messages it may have (lists of other lengths).

@@ -26,14 +26,10 @@ from liquid_policy.interface import ActionSpec, ImageSpec, Interface
 
 from .bag_file import Bag, BagError, Record, find_bags
 from .bag_routes import Spec, find_namespace, find_routes
+from .bag_windows import EPISODE_TOPIC, Tally, Window, cut, find_demonstrations
 
-__all__ = ['Bag', 'BagError', 'BagWarning', 'Episode', 'ReadSettings', 'find_bags',
+__all__ = ['Bag', 'BagError', 'BagReader', 'BagWarning', 'Episode', 'ReadSettings', 'find_bags',
            'read_episodes']
-
-EPISODE_TOPIC = 'episode'
-EPISODE_TYPE = 'liquid_policy_msgs/msg/EpisodeMarker'
-START, END_SUCCESS, END_FAILURE, DISCARD = range(4)
-OUTCOMES = {END_SUCCESS: 'success', END_FAILURE: 'failure'}
 
 
 class BagWarning(UserWarning):
@@ -51,7 +47,8 @@ class ReadSettings:
     :param namespace: of the recorded robot; found by itself unless a bag holds several.
     :param settle: how long a tick waits for messages that came late [s].
     :param max_gap: ticks further apart than this start another episode [s].
-    :param longest: longer episodes are cut into parts, to bound memory [s].
+    :param longest: longer episodes are cut into parts of about this length [s], or less for large
+        images: to bound memory, and so that several processes may share them.
     """
 
     actions: str = 'auto'
@@ -85,8 +82,8 @@ class Episode:
     :param image_stamps: stamps of the images, int64 `(N,)` [ns].
     :param actions: the action that followed each tick, float32 `(T, action_size)`.
     :param targets: float32 `(T, target_size)`, NaN where absent or stale.
-    :param dropped: ticks that were left out, by reason; of the whole marked episode.
-    :param rejected: messages that were left out, by reason; of the whole marked episode.
+    :param dropped: ticks of this part of the episode that were left out, by reason.
+    :param rejected: messages of this part that were left out, by reason.
     :param task: note of its marker: what was to be done, in words.
     :param demonstration: its number within the bag; parts of one episode share it.
     """
@@ -157,145 +154,125 @@ def read_episodes(paths: str | Path | Collection[str | Path], interface: Interfa
             if progress is not None:
                 progress(before + done, sum(sizes))
 
-        yield from _BagReader(path, interface, settings, report or _warn).episodes(forward)
+        reader = BagReader(path, interface, settings, report or _warn)
+        tally = Tally()
+        for window in reader.windows():
+            found = Tally()
+            yield from reader.read(window, found, forward)
+            tally.add(found)
+            reader.check(tally)
+        forward(sizes[number])
+        reader.finish(tally, report or _warn)
 
 
-class _BagReader:
-    """The episodes of one bag."""
+class BagReader:
+    """
+    The episodes of one bag, part by part; a process that reads some of the parts gets a copy.
+
+    :param path: of the bag.
+    :param interface: what to read.
+    :param settings: how to cut.
+    :param report: see `read_episodes`.
+    :raises BagError: for a bag that cannot be used.
+    """
 
     def __init__(self, path: Path, interface: Interface, settings: ReadSettings,
                  report: Callable[[str], None]) -> None:
         self._bag = Bag(path)
         self._interface = interface
         self._settings = settings
-        self._report = report
         for file, size in self._bag.cut_off.items():
             report(f'{file}: expected an index at its end, came the end of the file after '
                    f'{size} whole bytes; what is before it is used. `python3 -m '
                    f'liquid_trainer.recording {file.parent}` completes an mcap bag')
-        self._namespace = find_namespace(self._bag, interface, settings.namespace)
-        self._routes = find_routes(self._bag, interface, self._namespace, settings.images,
+        namespace = find_namespace(self._bag, interface, settings.namespace)
+        self._marker = f'{namespace}/{EPISODE_TOPIC}'
+        self._routes = find_routes(self._bag, interface, namespace, settings.images,
                                    settings.actions)
+        self._discarded = 0
 
-    def episodes(self, progress: Callable[[int], None]) -> Iterator[Episode]:
-        marker = self._marker
-        marked = self._bag.topics.get(marker) == EPISODE_TYPE
-        wanted = {*self._routes, *([marker] if marked else [])}
-        begun = 0                   # demonstrations so far
-        ends: list[int | None] = []     # how each of them ends, once somebody must know before
-        open_episode = None if marked else self._builder(0, self._bag.path.name, 'unmarked')
-        # A finished episode is held until the next one starts: it may yet be discarded.
-        held: list[Episode] = []
-        name, found, used = '', 0, Counter[str]()
-        rejected: Counter[str] = Counter()
-        errors: dict[str, str] = {}
+    def windows(self) -> list[Window]:
+        """Give the parts of all demonstrations that are not discarded."""
+        demonstrations = find_demonstrations(self._bag, self._marker)
+        self._discarded = sum(one.discarded for one in demonstrations)
+        return list(cut(self._bag, demonstrations, self._interface, self._settings.longest,
+                        self._settings.settle, self._settings.images))
 
-        def reject(topic: str, reason: str) -> None:
-            rejected[topic] += 1
-            errors.setdefault(topic, reason)
+    def read(self, window: Window, tally: Tally,
+             progress: Callable[[int], None] | None = None) -> list[Episode]:
+        """
+        Give the episodes of one part.
 
-        discarded = 0
-        dropped: Counter[str] = Counter()
-        for record in self._bag.messages(wanted, progress, reject):
-            if record.topic == marker:
-                kind, name = record.message.kind, record.message.episode
-                if open_episode is not None:
-                    outcome = OUTCOMES.get(kind, 'unfinished')
-                    if kind == DISCARD:
-                        discarded += 1
-                    else:
-                        held += open_episode.take(outcome=outcome)
-                    dropped.update(open_episode.dropped)
-                    open_episode = None
-                elif kind == DISCARD and held and name in ('', held[-1].name):
-                    discarded += 1
-                    held.clear()
-                if kind == START:
-                    found += len(held)
-                    yield from _drain(held)
-                    open_episode = self._builder(begun, name, 'unfinished',
-                                                 getattr(record.message, 'note', ''))
-                    begun += 1
-            elif open_episode is not None:
-                try:
-                    open_episode.add(self._routes[record.topic], record)
-                    used[record.topic] += 1
-                except MessageError as error:
-                    open_episode.rejected[str(error)] += 1
-                    reject(record.topic, str(error))
-                if open_episode.is_long:
-                    # Its first part is given before its end: it must be known already.
-                    ends = ends or (self._ends() if marked else [])
-                    end = ends[begun - 1] if marked else None
-                    if end == DISCARD:
-                        discarded += 1
-                        open_episode = None
-                        continue
-                    part = open_episode.take(
-                        rest=False, outcome=None if end is None else OUTCOMES.get(end))
-                    found += len(part)
-                    yield from _drain(part)
-            for topic in rejected.keys() - used.keys():
-                if rejected[topic] >= 100:
-                    self._refuse(topic, rejected, errors)
-        for topic in rejected.keys() - used.keys():
-            self._refuse(topic, rejected, errors)
-        if open_episode is not None:
-            held += open_episode.take()
-            dropped.update(open_episode.dropped)
-        for file, places in self._bag.damaged.items():
-            self._report(f'{file}: expected intact chunks, came {len(places)} damaged ones; their '
-                         'messages are left out, check the disk')
-        for topic, count in rejected.items():
-            self._report(f'{self._bag.path}: {count} messages left out, the first because: '
-                         f'{errors[topic]}')
-        found += len(held)
-        if not found and not discarded:
-            reasons = ', '.join(f'{count} ticks {reason}' for reason, count in dropped.items())
+        :param tally: filled in.
+        :param progress: see `Bag.messages`.
+        """
+        builder = _Builder(self._interface, self._settings, window, str(self._bag.path))
+        self._bag.damaged.clear()
+        for record in self._bag.messages(set(self._routes), progress, tally.reject, window.span):
+            owned = window.span.owns(record.place)
+            try:
+                builder.add(self._routes[record.topic], record, owned)
+                tally.used[record.topic] += owned
+            except MessageError as error:
+                if owned:
+                    builder.rejected[str(error)] += 1
+                    tally.reject(record.topic, str(error))
+        episodes = builder.take()
+        tally.dropped.update(builder.dropped)
+        tally.ticks = sum(map(len, episodes))
+        tally.damaged = {str(file): sorted(places)
+                         for file, places in self._bag.damaged.items()}
+        return episodes
+
+    def check(self, tally: Tally) -> None:
+        """
+        Refuse a bag of which too much is unusable to go on.
+
+        :param tally: of the parts read so far.
+        """
+        for topic, count in tally.early.items():
+            if count >= 100:
+                self._refuse(topic, tally)
+
+    def finish(self, tally: Tally, report: Callable[[str], None]) -> None:
+        """
+        Say what was left out of the whole bag.
+
+        :param tally: of all its parts.
+        :param report: see `read_episodes`.
+        :raises BagError: if nothing usable was found, or of one topic nothing.
+        """
+        for topic in tally.rejected:
+            if not tally.used[topic]:
+                self._refuse(topic, tally)
+        for file, places in tally.damaged.items():
+            report(f'{file}: expected intact chunks, came {len(places)} damaged ones; their '
+                   'messages are left out, check the disk')
+        for topic, count in tally.rejected.items():
+            report(f'{self._bag.path}: {count} messages left out, the first because: '
+                   f'{tally.errors[topic]}')
+        if not tally.ticks and not self._discarded:
+            reasons = ', '.join(f'{count} ticks {reason}'
+                                for reason, count in tally.dropped.items())
             raise BagError(f'{self._bag.path}: expected at least one tick with fresh observations '
                            f'and an action, came none ({reasons or "no ticks"}); check that '
                            'recording ran while the robot was driven, and max_age and latency in '
                            'the interface file')
-        yield from _drain(held)
 
-    def _refuse(self, topic: str, rejected: Counter[str], errors: dict[str, str]) -> None:
-        raise BagError(f'{self._bag.path}: all {rejected[topic]} messages of {topic} are '
-                       f'unusable, the first because: {errors[topic]}')
-
-    @property
-    def _marker(self) -> str:
-        return f'{self._namespace}/{EPISODE_TOPIC}'
-
-    def _ends(self) -> list[int | None]:
-        """Read the markers only and say how each demonstration ends, None without an end."""
-        ends: list[int | None] = []
-        name, is_open = '', False
-        for record in self._bag.messages({self._marker}, rejected=lambda *_: None):
-            kind = record.message.kind
-            if kind == START:
-                ends.append(None)
-                name, is_open = record.message.episode, True
-            elif is_open or (kind == DISCARD and ends
-                             and record.message.episode in ('', name)):
-                ends[-1] = kind
-                is_open = False
-        return ends
-
-    def _builder(self, number: int, name: str, outcome: str, task: str = '') -> '_Builder':
-        return _Builder(self._interface, self._settings, number, name, outcome,
-                        str(self._bag.path), task)
+    def _refuse(self, topic: str, tally: Tally) -> None:
+        raise BagError(f'{self._bag.path}: all {tally.early[topic]} messages of {topic} are '
+                       f'unusable, the first because: {tally.errors[topic]}')
 
 
 class _Builder:
-    """Collects one episode."""
+    """Collects one part of a demonstration."""
 
-    def __init__(self, interface: Interface, settings: ReadSettings, number: int, name: str,
-                 outcome: str, source: str, task: str = '') -> None:
+    def __init__(self, interface: Interface, settings: ReadSettings, window: Window,
+                 source: str) -> None:
         self.dropped: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
         self._interface, self._settings = interface, settings
-        self._number, self._name, self._outcome = number, name, outcome
-        self._source, self._task = source, task
+        self._one, self._source = window.demonstration, source
         self._aligner = Aligner(interface, settings.settle)
         features = interface.features if settings.images else None
         self._pairer = None if features is None else FramePairer(features)
@@ -306,21 +283,17 @@ class _Builder:
         self._done: list[Episode] = []
         self._clear()
 
-    @property
-    def is_long(self) -> bool:
-        """Whether a part is to be taken."""
-        return bool(self._done) or (len(self._ticks) > 1 and self._ticks[-1] - self._ticks[0]
-                                    > self._settings.longest * NANOSECONDS)
-
-    def add(self, specs: list[Spec], record: Record) -> None:
+    def add(self, specs: list[Spec], record: Record, owned: bool = True) -> None:
         """
         Take one message.
 
+        :param owned: whether it is this part's; others only help to understand it.
         :raises MessageError: if it is not as declared; it is then left out.
         """
         stamp = stamp_of(record.message)
         clock = self._interface.clock_source
-        if any(spec is clock for spec in specs):
+        is_clock = any(spec is clock for spec in specs)
+        if is_clock:
             offset = record.time - (record.time if stamp is None else stamp)
             self._offset = offset if abs(offset) > NANOSECONDS else 0
         if stamp is None:
@@ -331,47 +304,36 @@ class _Builder:
         for spec in specs:
             try:
                 if isinstance(spec, ImageSpec):
-                    self._add_image(spec, stamp, record.message)
+                    self._add_image(spec, stamp, record.message, owned)
                 elif isinstance(spec, ActionSpec):
                     values = vector_from_message(spec, record.message)
                     self._actions.setdefault(spec.name, ([], []))[0].append(stamp)
                     self._actions[spec.name][1].append(values)
                 else:
-                    self._push(spec.name, stamp, vector_from_message(spec, record.message))
+                    self._push(spec.name, stamp, vector_from_message(spec, record.message), owned)
             except MessageError as caught:
                 error = caught
+        if is_clock and owned:
+            self._own.add(stamp)
         self._collect(self._aligner.ticks_ready())
         if error is not None:
             raise error
 
-    def take(self, rest: bool = True, outcome: str | None = None) -> list[Episode]:
-        """
-        Give what was collected, and go on with the remainder.
+    def take(self) -> list[Episode]:
+        """Give what was collected, when no more is to come."""
+        self._collect(self._aligner.finish())
+        return self._done + self._cut()
 
-        :param rest: all of it; otherwise what no later message can change.
-        :param outcome: how the episode ended, if known.
-        """
-        if outcome is not None:
-            self._outcome = outcome
-        if rest:
-            self._collect(self._aligner.finish())
-        parts, self._done = self._done, []
-        if not self._ticks:
-            return parts
-        limit = max(spec.max_age for spec in self._interface.actions.values())
-        until = self._ticks[-1] - (0 if rest else round(limit * NANOSECONDS) + NANOSECONDS)
-        return parts + self._cut(until)
-
-    def _push(self, name: str, stamp: int, value: Any) -> None:
+    def _push(self, name: str, stamp: int, value: Any, owned: bool) -> None:
         verdict = self._aligner.push(name, stamp, value)
-        if not verdict.kept:
+        if not verdict.kept and owned:
             self.rejected[f'{name}: {verdict.outcome.value} stamp'] += 1
-        if verdict.outcome is Outcome.RESET and self._ticks:
-            self.rejected[verdict.reason] += 1
-            self._done += self._cut(self._ticks[-1])
+        if verdict.outcome is Outcome.RESET:
+            self.rejected[verdict.reason] += owned
+            self._done += self._cut()
             self._clear()
 
-    def _add_image(self, spec: ImageSpec, stamp: int, message: Any) -> None:
+    def _add_image(self, spec: ImageSpec, stamp: int, message: Any, owned: bool) -> None:
         assert self._pairer is not None
         # A copy, because the view would hold the whole chunk of the bag.
         frame = self._pairer.push(spec.name, stamp, np.array(image_from_message(spec, message)))
@@ -379,13 +341,15 @@ class _Builder:
             return
         when, images = frame
         self._frames.append((when, tuple(images.values())))
-        self._push(FEATURES, when, self._first + len(self._frames) - 1)
+        self._push(FEATURES, when, self._first + len(self._frames) - 1, owned)
         if not self._ticks:  # nothing fresh enough so far: keep memory bounded
             self._forget(when - round(self._settings.longest * NANOSECONDS))
 
     def _collect(self, ticks: list[int]) -> None:
         for tick in ticks:
             known = self._aligner.at(tick)
+            if tick not in self._own:
+                continue
             stale = [name for name in known.stale if name not in self._ignored]
             if stale:
                 self.dropped[f'without fresh {", ".join(stale)}'] += 1
@@ -395,17 +359,19 @@ class _Builder:
             self._targets.append(known.targets)
             self._index.append(-1 if known.features is None else known.features)
 
-    def _cut(self, until: int) -> list[Episode]:
-        """Make episodes of the ticks up to `until`, and forget those."""
-        count = int(np.searchsorted(self._ticks, until, side='right'))
-        ticks = np.array(self._ticks[:count], dtype=np.int64)
+    def _cut(self) -> list[Episode]:
+        """Make episodes of the ticks so far."""
+        count = len(self._ticks)
+        if not count:
+            return []
+        ticks = np.array(self._ticks, dtype=np.int64)
         actions = self._aligned_actions(ticks)
         keep = np.ones(count, bool)
         if self._settings.actions != 'none':
             keep = np.isfinite(actions).all(axis=1)
             if not keep.all():
                 self.dropped['without an action'] += int((~keep).sum())
-        index = np.array(self._index[:count], dtype=np.int64)
+        index = np.array(self._index, dtype=np.int64)
         kept = np.flatnonzero(keep)
         breaks = np.flatnonzero(np.diff(ticks[kept]) > self._settings.max_gap * NANOSECONDS) + 1
         episodes = []
@@ -414,14 +380,11 @@ class _Builder:
                 continue
             images, stamps, first = self._images(index[rows])
             episodes.append(Episode(
-                self._name, self._outcome, self._source, ticks[rows],
+                self._one.name, self._one.outcome, self._source, ticks[rows],
                 np.stack([self._vectors[row] for row in rows]), index[rows] - first,
                 images, stamps, actions[rows],
                 np.stack([self._targets[row] for row in rows]),
-                dict(self.dropped), dict(self.rejected), self._task, self._number))
-        for collected in (self._ticks, self._vectors, self._targets, self._index):
-            del collected[:count]
-        self._forget(int(ticks[-1]) if count else 0)
+                dict(self.dropped), dict(self.rejected), self._one.task, self._one.number))
         return episodes
 
     def _images(self, index: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
@@ -463,6 +426,7 @@ class _Builder:
             self._first += count
 
     def _clear(self) -> None:
+        self._own: set[int] = set()     # stamps of this part's clock messages
         self._ticks: list[int] = []
         self._vectors: list[np.ndarray] = []
         self._targets: list[np.ndarray] = []
@@ -470,12 +434,6 @@ class _Builder:
         self._frames: list[tuple[int, tuple[np.ndarray, ...]]] = []
         self._first = 0
         self._actions: dict[str, tuple[list[int], list[np.ndarray]]] = {}
-
-
-def _drain(episodes: list[Episode]) -> Iterator[Episode]:
-    """Give episodes one by one without holding those already given."""
-    while episodes:
-        yield episodes.pop(0)
 
 
 def _size_of(path: Path) -> int:

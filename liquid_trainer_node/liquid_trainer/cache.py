@@ -6,21 +6,27 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from liquid_policy.interface import Interface, parse_interface
+from liquid_policy.interface import Interface
 from liquid_trainer.processes import worker_processes
+
+if TYPE_CHECKING:
+    from liquid_trainer.bag_windows import Window
+    from liquid_trainer.bags import BagReader
 
 # Depth is kept as whole tenths of a millimetre: half the memory of float32, and 40 times finer
 # than what the task asks for. 0 is "not measured".
 DEPTH_UNIT = 1e-4
 # Changes when what is cached changes its meaning.
-_FORMAT = 2
+_FORMAT = 3
 _ARRAYS = ('times', 'vectors', 'image_index', 'image_times', 'colors', 'depths', 'actions',
            'targets')
 
@@ -143,45 +149,42 @@ def cached_episodes(paths: Iterable[str | Path], interface: Interface, folder: s
     :param paths: bags, or folders of bags.
     :param interface: says how messages become numbers.
     :param folder: where decoded bags are kept, by a digest of bag and interface.
-    :param workers: processes that decode.
-    :param progress: called with (bags done, bags).
+    :param workers: processes that decode; they share a long bag's parts.
+    :param progress: called with (parts done, parts) of the bags.
     :param namespace: of the recorded robot, where bags hold several.
     :raises ValueError: if a path has no bag or an episode cannot be learned from.
     :raises OSError: if a decoding process was ended from outside.
     """
-    from liquid_trainer.bag_file import find_bags
+    from liquid_trainer.bags import BagReader, ReadSettings, find_bags
     bags, folder = find_bags(list(paths)), Path(folder)
     text = interface.to_yaml()
     digests = _Digests(folder / 'digests.jsonl',
                        text if namespace is None else f'{text}\nnamespace: {namespace}')
     keys = [digests.of(bag) for bag in bags]
-    missing = [(bag, key) for bag, key in zip(bags, keys, strict=True)
-               if not (folder / key / 'index.json').exists()]
-    jobs = [(str(bag), text, str(folder / key), namespace) for bag, key in missing]
-    done = len(bags) - len(jobs)
-    if progress:
-        progress(done, len(bags))
-    for _ in _map(jobs, workers):
-        done += 1
-        if progress:
-            progress(done, len(bags))
+    missing = {key: bag for bag, key in zip(bags, keys, strict=True)
+               if not (folder / key / 'index.json').exists()}
+    parts = [(folder / key, BagReader(bag, interface, ReadSettings(namespace=namespace), _warn))
+             for key, bag in missing.items()]
+    _decode_all(parts, workers, progress or (lambda *_: None))
     names: list[str] = []
     places: list[Path | StoredEpisode] = []
     demonstrations: list[str] = []
     for key in keys:
         index = _index(folder / key)
         names += index['names']
-        places += [folder / key / f'{number:05d}' for number in range(len(index['names']))]
+        places += [folder / key / place for place in index['places']]
         demonstrations += [f'{key}/{number}' for number in index['demonstrations']]
     return StoredEpisodes(names, places, demonstrations)
 
 
-def write_stored(episodes: Iterable, folder: str | Path) -> int:
+def write_stored(episodes: Iterable, folder: str | Path,
+                 tally: Callable[[], dict] = dict) -> int:
     """
     Write aligned episodes beside and rename, so that half a cache is never read.
 
     :param episodes: what `liquid_trainer.bags.read_episodes` gives.
-    :param folder: of one bag; what another process has put there meanwhile stays.
+    :param folder: of one part of a bag; what another process has put there meanwhile stays.
+    :param tally: what to keep beside them, asked for when they have been given.
     :return: how many were written.
     """
     folder = Path(folder)
@@ -190,7 +193,7 @@ def write_stored(episodes: Iterable, folder: str | Path) -> int:
     beside.mkdir(parents=True)
     try:
         try:
-            count = _write(episodes, beside)
+            count = _write(episodes, beside, tally)
         except OSError as error:
             raise OSError(f'{folder.parent}: cannot keep decoded bags there: {error}; free space '
                           'or choose another folder with --cache') from error
@@ -205,7 +208,7 @@ def write_stored(episodes: Iterable, folder: str | Path) -> int:
     return count
 
 
-def _write(episodes: Iterable, beside: Path) -> int:
+def _write(episodes: Iterable, beside: Path, tally: Callable[[], dict]) -> int:
     names: list[str] = []
     demonstrations: list[int] = []
     for episode in episodes:
@@ -225,18 +228,19 @@ def _write(episodes: Iterable, beside: Path) -> int:
         names.append(str(episode.name))
         demonstrations.append(int(episode.demonstration))
     (beside / 'index.json').write_text(json.dumps(
-        {'format': _FORMAT, 'names': names, 'demonstrations': demonstrations}))
+        {'format': _FORMAT, 'names': names, 'demonstrations': demonstrations,
+         'places': [f'{number:05d}' for number in range(len(names))], 'tally': tally()}))
     return len(names)
 
 
 def load_stored(folder: str | Path) -> Iterator[StoredEpisode]:
     """Yield the episodes of one cached bag; images stay on disk until they are read."""
     folder = Path(folder)
-    names = _index(folder)['names']
-    yield from StoredEpisodes(names, [folder / f'{index:05d}' for index in range(len(names))])
+    index = _index(folder)
+    yield from StoredEpisodes(index['names'], [folder / place for place in index['places']])
 
 
-def _index(folder: Path) -> dict[str, list]:
+def _index(folder: Path) -> dict[str, Any]:
     return json.loads((folder / 'index.json').read_text())
 
 
@@ -284,11 +288,51 @@ class _Digests:
         return self._known[key]
 
 
-def _decode(job: tuple[str, str, str, str | None]) -> int:
-    from liquid_trainer.bags import ReadSettings, read_episodes
-    bag, text, folder, namespace = job
-    return write_stored(
-        read_episodes([bag], parse_interface(text), ReadSettings(namespace=namespace)), folder)
+def _decode_all(bags: list[tuple[Path, BagReader]], workers: int,
+                progress: Callable[[int, int], None]) -> None:
+    """Decode what is not in the bags' folders yet, part by part, and complete the folders."""
+    from liquid_trainer.bag_windows import Tally
+    parts = [[(reader, window, folder / f'{number:05d}')
+              for number, window in enumerate(reader.windows())] for folder, reader in bags]
+    missing = [job for jobs in parts for job in jobs if not (job[2] / 'index.json').exists()]
+    total = sum(map(len, parts))
+    count = total - len(missing)
+    progress(count, total)
+    waiting, decoded = {job[2] for job in missing}, _map(missing, workers)
+    for (folder, reader), jobs in zip(bags, parts, strict=True):
+        tally = Tally()
+        whole: dict[str, Any] = {'format': _FORMAT, 'names': [], 'demonstrations': [],
+                                 'places': []}
+        for _, _, place in jobs:
+            if place in waiting:
+                next(decoded)
+                count += 1
+                progress(count, total)
+            index = _index(place)
+            tally.add(Tally.read(index['tally']))
+            reader.check(tally)
+            whole['names'] += index['names']
+            whole['demonstrations'] += index['demonstrations']
+            whole['places'] += [f'{place.name}/{name}' for name in index['places']]
+        reader.finish(tally, _warn)
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = folder / f'index.{os.getpid()}.part'
+        beside.write_text(json.dumps(whole))
+        os.replace(beside, folder / 'index.json')
+
+
+def _decode(job: tuple[BagReader, Window, Path]) -> int:
+    from liquid_trainer.bag_windows import Tally
+    reader, window, folder = job
+    tally = Tally()
+    # A single tick between two gaps has no step to learn from.
+    episodes = [episode for episode in reader.read(window, tally) if len(episode) > 1]
+    return write_stored(episodes, folder, tally.plain)
+
+
+def _warn(text: str) -> None:
+    from liquid_trainer.bags import BagWarning
+    warnings.warn(text, BagWarning, stacklevel=2)
 
 
 def _map(jobs: list, workers: int) -> Iterator[int]:

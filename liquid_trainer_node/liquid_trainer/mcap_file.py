@@ -8,11 +8,12 @@ may end within a record: `read` gives everything before that, `repair` adds the 
 
 import os
 import struct
+import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import lz4.frame
 
@@ -25,6 +26,8 @@ MAGIC = b'\x89MCAP0\r\n'
 HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX = range(1, 8)
 CHUNK_INDEX, STATISTICS, METADATA, METADATA_INDEX, SUMMARY_OFFSET, DATA_END = (
     0x08, 0x0B, 0x0C, 0x0D, 0x0E, 0x0F)
+
+NANOSECONDS = 1_000_000_000
 
 _RECORD = struct.Struct('<BQ')
 _MESSAGE = struct.Struct('<BQHIQQ')
@@ -97,6 +100,20 @@ class ChunkIndex:
             + _text(self.compression) + struct.pack('<QQ', self.compressed_size, self.size))
 
 
+class Place(NamedTuple):
+    """
+    Where reading may begin.
+
+    :param time: earliest log time of what lies there [ns].
+    :param offset: of the record [bytes].
+    :param channels: with messages there; None where the file does not say.
+    """
+
+    time: int
+    offset: int
+    channels: frozenset[int] | None = None
+
+
 @dataclass
 class Content:
     """
@@ -110,6 +127,8 @@ class Content:
     :param complete: whether the file has its footer.
     :param good_until: where whole records end [bytes].
     :param damaged: where chunks lie whose content is not what was written [bytes].
+    :param places: where chunks begin, or single messages half a second apart.
+    :param position: place of the message given last: of its chunk [bytes], and its number there.
     """
 
     channels: dict[int, Channel] = field(default_factory=dict)
@@ -120,6 +139,8 @@ class Content:
     complete: bool = False
     good_until: int = 0
     damaged: set[int] = field(default_factory=set)
+    places: list['Place'] = field(default_factory=list)
+    position: tuple[int, int] = (0, 0)
 
     @property
     def message_count(self) -> int:
@@ -264,7 +285,8 @@ class McapWriter:
 
 def read(path: Path, content: Content | None = None,
          wanted: Callable[[Channel], bool] | None = None,
-         progress: Callable[[int], None] | None = None
+         progress: Callable[[int], None] | None = None,
+         begin: int = 0, offsets: Iterable[int] | None = None
          ) -> Iterator[tuple[Channel, int, memoryview]]:
     """
     Give the messages of a file in the order they were written, also of one that was cut off.
@@ -273,18 +295,30 @@ def read(path: Path, content: Content | None = None,
     :param content: filled in while reading, with the counts of the wanted messages.
     :param wanted: says for each channel whether its messages are given; all if left out.
     :param progress: called with the bytes read so far.
+    :param begin: offset of a `Place` to begin at; `content` must know the channels then.
+    :param offsets: of the only records to read, with the same condition.
     :return: channel, log time [ns], serialized message.
     :raises McapError: if it is no MCAP file of ROS 2.
     """
     content = content if content is not None else Content()
     schemas: dict[int, Schema] = {}
-    chosen: set[int] = set()
+    schemas.update((channel.schema.id, channel.schema) for channel in content.channels.values())
+    chosen = {number for number, channel in content.channels.items()
+              if wanted is None or wanted(channel)}
+    only = None if offsets is None else iter(offsets)
     with open(path, 'rb') as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise McapError(f'{path}: expected an MCAP file, came something else')
         content.good_until = len(MAGIC)
         end = os.fstat(file.fileno()).st_size
+        if begin:
+            file.seek(begin)
         while True:
+            if only is not None:
+                following = next(only, None)
+                if following is None:
+                    return
+                file.seek(following)
             start = file.tell()
             head = file.read(_RECORD.size)
             if len(head) < _RECORD.size:
@@ -307,19 +341,32 @@ def read(path: Path, content: Content | None = None,
                 if profile != 'ros2':
                     raise McapError(f"{path}: expected profile 'ros2', came {profile!r}")
             elif kind == CHUNK:
+                _note_place(content, start, body)
                 try:
                     raw = _unpack_chunk(body)
                 except _BadChunkError:
                     content.damaged.add(start)
                 else:
-                    yield from _records(raw, schemas, content, chosen, wanted)
+                    yield from _records(raw, schemas, content, chosen, wanted, start)
             elif kind in (SCHEMA, CHANNEL, MESSAGE):
-                yield from _records(head + body, schemas, content, chosen, wanted)
+                if kind == MESSAGE:
+                    _note_place(content, start, body[6:], NANOSECONDS // 2)
+                yield from _records(head + body, schemas, content, chosen, wanted, start)
             where = file.tell()
             if kind in (CHUNK, MESSAGE, SCHEMA, CHANNEL, HEADER, MESSAGE_INDEX):
                 content.good_until = where
             if progress is not None:
                 progress(where)
+
+
+def _note_place(content: Content, offset: int, times: bytes, apart: int = 0) -> None:
+    """Take note of a chunk or message whose log time stands first in `times`."""
+    if len(times) < 8:
+        return
+    (time,) = struct.unpack_from('<Q', times)
+    if not content.places or (offset > content.places[-1].offset
+                              and time >= content.places[-1].time + apart):
+        content.places.append(Place(time, offset))
 
 
 def summary(path: Path) -> Content | None:
@@ -338,15 +385,19 @@ def summary(path: Path) -> Content | None:
         file.seek(start)
         data = file.read(size - 37 - start)
     try:
-        return _read_summary(data)
+        content = _read_summary(data)
     except (struct.error, UnicodeDecodeError):  # damaged: the records themselves may be good
         return None
+    if content is not None and any(place.offset >= start for place in content.places):
+        return None
+    return content
 
 
 def _read_summary(data: bytes) -> Content | None:
     content = Content(complete=True)
     schemas: dict[int, Schema] = {}
     counted = False
+    same: dict[frozenset[int], frozenset[int]] = {}
     for kind, body in _split(data):
         if kind == SCHEMA:
             schema = _read_schema(body)
@@ -354,12 +405,19 @@ def _read_summary(data: bytes) -> Content | None:
         elif kind == CHANNEL:
             channel = _read_channel(body, schemas)
             content.channels[channel.id] = channel
+        elif kind == CHUNK_INDEX:
+            time, _, offset, _, length = struct.unpack_from('<QQQQI', body)
+            channels = frozenset(number for number, _ in
+                                 struct.iter_unpack('<HQ', body[36:36 + length]))
+            content.places.append(Place(time, offset, same.setdefault(channels, channels)
+                                        if channels else None))
         elif kind == STATISTICS:
             content.start_time, content.end_time = struct.unpack_from('<QQ', body, 26)
             (length,) = struct.unpack_from('<I', body, 42)
             content.counts = dict(struct.iter_unpack('<HQ', body[46:46 + length]))
             counted = True
-    return content if counted and content.channels else None
+    content.places.sort(key=lambda place: place.offset)
+    return content if counted and content.channels and content.places else None
 
 
 def repair(path: Path, metadata: dict[str, dict[str, str]] | None = None) -> Content:
@@ -414,10 +472,10 @@ def _unpack_chunk(body: bytes) -> bytes:
 
 
 def _records(raw: bytes, schemas: dict[int, Schema], content: Content, chosen: set[int],
-             wanted: Callable[[Channel], bool] | None
+             wanted: Callable[[Channel], bool] | None, start: int
              ) -> Iterator[tuple[Channel, int, memoryview]]:
     view = memoryview(raw)
-    where, end = 0, len(raw)
+    where, end, count = 0, len(raw), 0
     channels = content.channels
     while where + _RECORD.size <= end:
         kind, size = _RECORD.unpack_from(raw, where)
@@ -428,8 +486,10 @@ def _records(raw: bytes, schemas: dict[int, Schema], content: Content, chosen: s
             if size < _MESSAGE_BODY.size:
                 return
             number, _, time, _ = _MESSAGE_BODY.unpack_from(raw, where)
+            count += 1
             if number in chosen:
                 content.add(number, time)
+                content.position = start, count
                 yield channels[number], time, view[where + _MESSAGE_BODY.size:where + size]
         elif kind in (SCHEMA, CHANNEL):
             try:
@@ -563,7 +623,8 @@ def _read_schema(body: bytes) -> Schema:
     name, where = _read_text(body, 2)
     encoding, where = _read_text(body, where)
     text, _ = _read_text(body, where)
-    return Schema(number, name, encoding, text)
+    # Bags of one robot carry the same texts: many open bags share them.
+    return Schema(number, name, encoding, sys.intern(text))
 
 
 def _read_channel(body: bytes, schemas: dict[int, Schema]) -> Channel:

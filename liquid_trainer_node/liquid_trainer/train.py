@@ -191,7 +191,7 @@ def _train(arguments: argparse.Namespace, group: Group) -> Path:
 
 def _episodes(arguments: argparse.Namespace, interface: Interface, group: Group, quiet: bool
               ) -> StoredEpisodes:
-    with tqdm(desc='bags decoded', unit='bag', disable=quiet, leave=False) as bar:
+    with tqdm(desc='decoded', unit=' parts', disable=quiet, leave=False) as bar:
         def show(done: int, of: int) -> None:
             bar.total = of
             bar.update(done - bar.n)

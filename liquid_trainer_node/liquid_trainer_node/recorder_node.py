@@ -15,7 +15,7 @@ from liquid_policy.interface import Interface, load_interface
 from liquid_policy_node.lifecycle import ManagedNode, NodeSettings, Refusal, run
 from liquid_policy_node.parameters import SettingsError, parameter
 from liquid_policy_node.resources import find_interface, message_class
-from liquid_trainer.bags import EPISODE_TOPIC, EPISODE_TYPE
+from liquid_trainer.bag_windows import EPISODE_TOPIC, EPISODE_TYPE
 from liquid_trainer.recording import BagWriter, RecordingError
 from liquid_trainer_node.simulated_time import SimulatedTime
 

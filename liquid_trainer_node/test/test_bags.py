@@ -1,7 +1,9 @@
 """Episodes read from bags: known answers, every kind of bag, and what is refused."""
 
 import itertools
+import os
 import random
+import shutil
 import tracemalloc
 import warnings
 from dataclasses import replace
@@ -21,9 +23,11 @@ from liquid_policy.conversion import (
     vector_from_message,
 )
 from liquid_policy.interface import Interface, load_interface
+from liquid_trainer import cache
 from liquid_trainer.bags import (
     Bag,
     BagError,
+    BagReader,
     BagWarning,
     Episode,
     ReadSettings,
@@ -335,6 +339,81 @@ def test_a_long_episode_is_cut_and_loses_nothing(tmp_path):
     for key in ('stamps', 'vectors', 'actions', 'targets'):
         joined = np.concatenate([getattr(part, key) for part in parts])
         assert joined.tobytes() == getattr(whole, key).tobytes()
+
+
+@pytest.mark.parametrize('kind', ['own', 'sqlite', 'mcap, file compressed', 'cut off', 'marked'])
+def test_parts_decoded_by_several_processes_are_the_parts_read_one_after_the_other(
+        tmp_path, kind):
+    """Bit for bit, of every kind of bag, with messages that are left out in several parts."""
+    messages = [*_drive(5.0)]
+    if kind == 'marked':
+        messages = [_marker(START, 'a', 1000 * SECOND), *messages[:1500],
+                    _marker(SUCCESS, 'a', 1002 * SECOND), *messages[1500:2500],
+                    _marker(START, 'b', 1003 * SECOND), *messages[2500:]]
+    color = INTERFACE.images['color']
+    broken = {100, 2000}
+    messages = [(time, topic, _image(color, 0.0, stamp_of(message), 95))
+                if topic == color.topic and index // 10 * 10 in broken else (time, topic, message)
+                for index, (time, topic, message) in enumerate(messages)]
+    if kind == 'sqlite':
+        path = _rosbags_bag(tmp_path / 'bag', messages, StoragePlugin.SQLITE3, None)
+    elif kind == 'mcap, file compressed':
+        path = _rosbags_bag(tmp_path / 'bag', messages, StoragePlugin.MCAP, CompressionMode.FILE)
+    else:
+        path = tmp_path / 'bag'
+        with BagWriter(path, TOPICS, durable=False, max_size=2_000_000) as writer:
+            for time, topic, message in messages:
+                writer.write(topic, time, message)
+    if kind == 'cut off':
+        *others, last = sorted(path.glob('*.mcap'), key=lambda file: file.stat().st_mtime_ns)
+        os.truncate(last, last.stat().st_size // 2)
+        for file in others:     # without the index at its end
+            os.truncate(file, file.stat().st_size - 300)
+    settings, notes = ReadSettings(longest=1.0), []
+    expected = list(read_episodes(path, INTERFACE, settings, report=notes.append))
+    reader = BagReader(path, INTERFACE, settings, lambda text: None)
+    folders = [(tmp_path / 'cache', reader)]
+    with pytest.warns(BagWarning) as warned:
+        cache._decode_all(folders, 3, lambda *_: None)
+    assert len(expected) > 3 and len(reader.windows()) > 3
+    found = list(cache.load_stored(tmp_path / 'cache'))
+    assert [one.name for one in found] == [one.name for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        for key in ('vectors', 'image_index', 'colors', 'actions', 'targets'):
+            assert getattr(one, key).tobytes() == getattr(other, key).tobytes()
+        assert np.array_equal(one.times, other.times)
+    # What is said about the bag is said once, not by every part.
+    assert sorted(str(one.message) for one in warned) == sorted(
+        note for note in notes if 'expected an index' not in note)
+    assert any('messages left out' in note for note in notes)
+
+
+def test_decoding_that_was_killed_goes_on_with_the_parts_that_are_missing(tmp_path, monkeypatch):
+    path = _record(tmp_path / 'bag', _drive(6.0))
+    reader = BagReader(path, INTERFACE, ReadSettings(longest=2.0), lambda text: None)
+    cache._decode_all([(tmp_path / 'cache', reader)], 1, lambda *_: None)
+    before = [one.vectors.copy() for one in cache.load_stored(tmp_path / 'cache')]
+    # As if it had been killed when all parts but the second were there.
+    (tmp_path / 'cache' / 'index.json').unlink()
+    shutil.rmtree(tmp_path / 'cache' / '00001')
+    read = []
+    plain = BagReader.read
+    monkeypatch.setattr(BagReader, 'read', lambda self, window, *more: (
+        read.append(window), plain(self, window, *more))[1])
+    cache._decode_all([(tmp_path / 'cache', reader)], 1, lambda *_: None)
+    assert len(read) == 1
+    after = [one.vectors for one in cache.load_stored(tmp_path / 'cache')]
+    assert all(np.array_equal(*pair) for pair in zip(before, after, strict=True))
+
+
+def test_a_single_tick_between_two_gaps_does_not_stop_a_training(tmp_path):
+    # The first image after a gap seems to come from the future; the next is 20 ms old at tick 5.
+    parts = [*_drive(1.0), *_drive(0.06, 1010 * SECOND), *_drive(1.0, 1020 * SECOND)]
+    path = _record(tmp_path / 'bag', parts)
+    lengths = [len(episode) for episode in _read(path)]
+    assert lengths == [98, 1, 95]
+    stored = cache.cached_episodes([path], INTERFACE, tmp_path / 'cache', 1)
+    assert [len(episode.times) for episode in stored] == [98, 95]
 
 
 def test_memory_is_bounded_by_one_episode(tmp_path):

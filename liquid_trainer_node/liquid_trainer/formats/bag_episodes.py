@@ -12,15 +12,14 @@ import numpy as np
 
 from liquid_policy.conversion import fill_message
 from liquid_policy.interface import ActionSpec, ImageSpec, Interface, SourceSpec
-from liquid_trainer.bags import (
+from liquid_trainer.bag_windows import (
     END_FAILURE,
     END_SUCCESS,
     EPISODE_TOPIC,
     EPISODE_TYPE,
     START,
-    ReadSettings,
-    read_episodes,
 )
+from liquid_trainer.bags import ReadSettings, read_episodes
 from liquid_trainer.message_types import new_message
 from liquid_trainer.recording import BagWriter
 
