@@ -63,4 +63,40 @@ def choice_table() -> str:
     return '\n'.join(lines)
 
 
-PAGES = {'edge.md': {'targets': target_table, 'forms': form_table, 'choices': choice_table}}
+def growth_table() -> str:
+    """
+    Table of costs by size.
+
+    :return: Markdown.
+    """
+    lines = ['| what grows | sizes | median of a step or an image | slope |', '|---|---|---|---|']
+    rows = rows_of('growth')
+    for row in rows:
+        if row['figure'].endswith('_slope'):
+            figure, what = row['figure'].removesuffix('_slope'), row['task'].split('_')[1]
+            own = [other for other in rows if other['task'] == row['task']
+                   and other['figure'] == f'{figure}_p50']
+            sizes = ', '.join(str(one['size']) for one in own)
+            costs = ', '.join(f'{1e6 * one["value"]:.0f}' for one in own)
+            lines.append(f'| {what} ({figure}) | {sizes} | {costs} us | {row["value"]:.2f} |')
+    return '\n'.join(lines)
+
+
+def engine_table() -> str:
+    """
+    Table of the forms a step can run in.
+
+    :return: Markdown.
+    """
+    lines = ['| form of the step | p50 | p99 | memory of its process |', '|---|---|---|---|']
+    rows = rows_of('step_engines')
+    for engine in dict.fromkeys(row['policy'] for row in rows):
+        own = {row['figure']: row['value'] for row in rows if row['policy'] == engine
+               and row['figure'] != 'speedup'}
+        p50, p99 = 1e6 * own['step_p50'], 1e6 * own['step_p99']
+        lines.append(f'| {engine} | {p50:.0f} us | {p99:.0f} us | {1e-6 * own["resident"]:.0f} MB |')
+    return '\n'.join(lines)
+
+
+PAGES = {'edge.md': {'targets': target_table, 'forms': form_table, 'choices': choice_table,
+                     'growth': growth_table, 'engines': engine_table}}
