@@ -93,8 +93,8 @@ def engine_table() -> str:
     for engine in dict.fromkeys(row['policy'] for row in rows):
         own = {row['figure']: row['value'] for row in rows if row['policy'] == engine
                and row['figure'] != 'speedup'}
-        p50, p99 = 1e6 * own['step_p50'], 1e6 * own['step_p99']
-        lines.append(f'| {engine} | {p50:.0f} us | {p99:.0f} us | {1e-6 * own["resident"]:.0f} MB |')
+        p50, p99 = (f'{1e6 * own[f"step_p{share}"]:.0f} us' for share in (50, 99))
+        lines.append(f'| {engine} | {p50} | {p99} | {1e-6 * own["resident"]:.0f} MB |')
     return '\n'.join(lines)
 
 
