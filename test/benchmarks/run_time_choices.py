@@ -55,7 +55,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(options.rounds):
             for choice in choices(Path(folder)):
-                rows, one = run(options, options.trainer == 'on', choice)
+                try:
+                    rows, one = run(options, options.trainer == 'on', choice)
+                except SystemExit as stopped:       # on a busy machine not all can work
+                    print(f'{choice.name}: {str(stopped).splitlines()[0]}', flush=True)
+                    continue
                 own = found.setdefault(choice.name, {'images': [], 'missed': [], 'share': []})
                 own['images'].append(one['images'])
                 own['missed'] += [(row['value'] * row['n'], row['n']) for row in rows if (
