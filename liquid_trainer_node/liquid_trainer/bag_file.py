@@ -170,7 +170,9 @@ class Bag:
         for file in self.files:
             self._list(file)
         if not any(topic.count for topic in self._topics.values()):
-            raise BagError(f'{self.path}: expected recorded messages, came an empty bag '
+            came = 'one that is cut off before the first of them is whole' if any(
+                self.cut_off.values()) else 'an empty bag'
+            raise BagError(f'{self.path}: expected recorded messages, came {came} '
                            f'({self.size} bytes); record again and check that the topics are '
                            'being published (ros2 topic hz)')
 

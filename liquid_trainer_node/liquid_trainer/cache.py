@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 DEPTH_UNIT = 1e-4
 # Changes when what is cached changes its meaning.
 _FORMAT = 3
+# Half-written parts older than this are nobody's [s].
+_FORGOTTEN = 6 * 3600.0
 _ARRAYS = ('times', 'vectors', 'image_index', 'image_times', 'colors', 'depths', 'actions',
            'targets')
 
@@ -195,8 +198,7 @@ def write_stored(episodes: Iterable, folder: str | Path,
         try:
             count = _write(episodes, beside, tally)
         except OSError as error:
-            raise OSError(f'{folder.parent}: cannot keep decoded bags there: {error}; free space '
-                          'or choose another folder with --cache') from error
+            raise _cannot_keep(folder.parent, error) from error
         try:
             os.rename(beside, folder)
         except OSError:     # somebody else was quicker, and may be reading
@@ -206,6 +208,11 @@ def write_stored(episodes: Iterable, folder: str | Path,
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return count
+
+
+def _cannot_keep(folder: Path, error: OSError) -> OSError:
+    return OSError(f'{folder}: cannot keep decoded bags there: {error}; free space or choose '
+                   'another folder with --cache')
 
 
 def _write(episodes: Iterable, beside: Path, tally: Callable[[], dict]) -> int:
@@ -282,9 +289,12 @@ class _Digests:
         key = json.dumps([_FORMAT, self._short, str(bag.resolve()), states])
         if key not in self._known:
             self._known[key] = bag_digest(bag, self._interface)
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._path, 'a') as file:
-                file.write(json.dumps({key: self._known[key]}) + '\n')
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with open(self._path, 'a') as file:
+                    file.write(json.dumps({key: self._known[key]}) + '\n')
+            except OSError as error:
+                raise _cannot_keep(self._path.parent, error) from error
         return self._known[key]
 
 
@@ -292,6 +302,11 @@ def _decode_all(bags: list[tuple[Path, BagReader]], workers: int,
                 progress: Callable[[int, int], None]) -> None:
     """Decode what is not in the bags' folders yet, part by part, and complete the folders."""
     from liquid_trainer.bag_windows import Tally
+    for folder, _ in bags:
+        for beside in folder.glob('*.part'):
+            # Of a process that was killed; one that still writes takes minutes, not hours.
+            if time.time() - beside.stat().st_mtime > _FORGOTTEN:
+                shutil.rmtree(beside, ignore_errors=True)
     parts = [[(reader, window, folder / f'{number:05d}')
               for number, window in enumerate(reader.windows())] for folder, reader in bags]
     missing = [job for jobs in parts for job in jobs if not (job[2] / 'index.json').exists()]

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
+import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
+
+_DIE_WITH_PARENT = 1        # PR_SET_PDEATHSIG of prctl(2)
+
+
+def end_with_parent() -> None:
+    """
+    End this process when its parent is killed.
+
+    By itself it would work off its job, and then wait for another one for ever.
+    """
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
 @contextmanager
@@ -18,7 +33,7 @@ def worker_processes(count: int, **options: Any) -> Iterator[ProcessPoolExecutor
     :param count: processes.
     :param options: of ProcessPoolExecutor.
     """
-    with ProcessPoolExecutor(count, **options) as pool:
+    with ProcessPoolExecutor(count, **{'initializer': end_with_parent, **options}) as pool:
         try:
             yield pool
         except BaseException as error:

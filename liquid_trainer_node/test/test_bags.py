@@ -395,13 +395,16 @@ def test_decoding_that_was_killed_goes_on_with_the_parts_that_are_missing(tmp_pa
     before = [one.vectors.copy() for one in cache.load_stored(tmp_path / 'cache')]
     # As if it had been killed when all parts but the second were there.
     (tmp_path / 'cache' / 'index.json').unlink()
-    shutil.rmtree(tmp_path / 'cache' / '00001')
+    os.rename(tmp_path / 'cache' / '00001', tmp_path / 'cache' / '00001.12345.part')
+    os.utime(tmp_path / 'cache' / '00001.12345.part', (0, 0))
+    (tmp_path / 'cache' / '00002.23456.part').mkdir()       # somebody else is at it
     read = []
     plain = BagReader.read
     monkeypatch.setattr(BagReader, 'read', lambda self, window, *more: (
         read.append(window), plain(self, window, *more))[1])
     cache._decode_all([(tmp_path / 'cache', reader)], 1, lambda *_: None)
     assert len(read) == 1
+    assert [place.name for place in (tmp_path / 'cache').glob('*.part')] == ['00002.23456.part']
     after = [one.vectors for one in cache.load_stored(tmp_path / 'cache')]
     assert all(np.array_equal(*pair) for pair in zip(before, after, strict=True))
 

@@ -1,7 +1,11 @@
 """What is queued is dropped when a job fails."""
 
+import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +48,32 @@ def test_ctrl_c_ends_jobs_that_are_running(tmp_path, request):
         # The pool's own thread may just be noting the end; asked meanwhile it is not known yet.
         while process.exitcode is None:
             time.sleep(0.01)
+
+
+_PARENT = """
+import os, time
+from liquid_trainer.processes import worker_processes
+with worker_processes(1) as pool:
+    print(pool.submit(os.getpid).result(), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_workers_end_when_their_parent_is_killed():
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)}
+    with subprocess.Popen([sys.executable, '-c', _PARENT], env=environment, text=True,
+                          stdout=subprocess.PIPE) as parent:
+        worker = int(parent.stdout.readline())
+        os.kill(worker, 0)              # it is there
+        parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 60.0
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f'/proc/{worker}/stat').read_text().rpartition(')')[2].split()[0]
+        except OSError:
+            return
+        if state == 'Z':                # ended, and nobody has asked how
+            return
+        time.sleep(0.05)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail('the worker goes on without its parent')

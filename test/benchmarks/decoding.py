@@ -5,7 +5,8 @@ Every rate is measured on the same bags in the same run, per second of this proc
 time, or of wall time where the disk or several processes are at work: reading their bytes from the
 disk (its cache emptied for these files) and from memory, taking messages out of chunks (where a
 bag is compressed, with its codec), decoding messages, cutting and aligning episodes in one process
-and in several, reading cached images, drawing windows, and learning from them. Memory is the
+and in several, of many bags and of one as large as all of them, decoding JPEG beside its codec
+alone, reading cached images, drawing windows, and learning from them. Memory is the
 largest of what a process had for itself (pages of mapped files can be given back at any time and
 do not count): while decoding, and while learning from the cache, with 1, 10 and 100 bags.
 
@@ -27,12 +28,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
-from liquid_policy.interface import Interface, load_interface
+from liquid_policy.conversion import image_from_message
+from liquid_policy.interface import COMPRESSED_IMAGE_TYPE, Interface, load_interface
 from liquid_sim.evaluate import append_rows, commit
 from liquid_trainer import mcap_file
 from liquid_trainer.bag_file import Bag, find_bags
@@ -89,12 +93,10 @@ def decode(bags: list[Path]) -> None:
             pass
 
 
-def compressed(files: list[Path], folder: Path) -> list[Path]:
-    """Return copies of mcap files whose chunks are compressed with zstd."""
-    copies = []
-    for number, file in enumerate(files):
-        copies.append(folder / f'{number}.mcap')
-        writer, pending = mcap_file.McapWriter(copies[-1], 'zstd'), []
+def rewritten(files: list[Path], path: Path, compression: str = '') -> Path:
+    """Return a new mcap file with the messages of others, of one robot, one after the other."""
+    writer, pending = mcap_file.McapWriter(path, compression), []
+    for file in files:
         for channel, stamp, data in mcap_file.read(file):
             if channel.id not in writer.content.channels:
                 writer.add_channel(channel)
@@ -103,8 +105,32 @@ def compressed(files: list[Path], folder: Path) -> list[Path]:
             if writer.pending > BLOCK:
                 writer.end_chunk()
                 pending.clear()
-        writer.close()
-    return copies
+    writer.close()
+    return path
+
+
+def jpegs(bag: Path, robot: Interface) -> tuple[list[np.ndarray], int]:
+    """Return the colour images of a bag as a camera driver compresses them, and their pixels."""
+    import cv2
+    spec = next(spec for spec in robot.images.values() if not spec.is_depth)
+    found, size = [], 0
+    for record in Bag(bag).messages({f'/{spec.topic}'}):
+        image = image_from_message(spec, record.message)
+        found.append(cv2.imencode('.jpg', image[..., ::-1])[1].reshape(-1))
+        size += image.nbytes
+    return found, size
+
+
+def jpeg_rates(bag: Path, robot: Interface) -> dict[str, float]:
+    """Return the rate of pixels out of JPEG [B/s]: of the codec alone, and as bags are read."""
+    import cv2
+    data, size = jpegs(bag, robot)
+    spec = replace(next(spec for spec in robot.images.values() if not spec.is_depth),
+                   type=COMPRESSED_IMAGE_TYPE)
+    messages = [SimpleNamespace(format='rgb8; jpeg compressed bgr8', data=one) for one in data]
+    return {'jpeg alone': rate(size, lambda: [cv2.imdecode(one, -1) for one in data]),
+            'images, jpeg': rate(size, lambda: [image_from_message(spec, one)
+                                                for one in messages])}
 
 
 def decompress(blocks: list[bytes]) -> None:
@@ -237,9 +263,8 @@ def measure(bags: list[Path], interface: Path, counts: list[int], few: int, step
              'page cache': rate(size, lambda: read_all(files))}
     if all(file.suffix == '.mcap' for file in files):
         rates['chunks'] = rate(size, lambda: take_out(files))
-        place = folder / 'compressed'
-        place.mkdir()
-        packed = compressed(files[:2], place)
+        packed = [rewritten([file], folder / f'packed_{number}.mcap', 'zstd')
+                  for number, file in enumerate(files[:2])]
         raw = [b''.join(bytes(data) for _, _, data in mcap_file.read(file)) for file in packed]
         plain = sum(len(data) for data in raw)
         blocks = [mcap_file.COMPRESS['zstd'](data[i:i + BLOCK]) for data in raw
@@ -259,12 +284,28 @@ def measure(bags: list[Path], interface: Path, counts: list[int], few: int, step
         rates[f'episodes, processes: {workers}'] = rate(
             size, lambda place=place, workers=workers: cached_episodes(
                 some, robot, place, workers), wall)
+    if all(file.suffix == '.mcap' for file in files):
+        one = rewritten(files, folder / 'one.mcap')
+        cached_episodes([one], robot, folder / 'cache', 1)      # its digest
+        for workers in sorted({1, processes}):
+            place = folder / f'one_{workers}'
+            place.mkdir()
+            shutil.copy(folder / 'cache' / 'digests.jsonl', place)
+            rates[f'one bag, processes: {workers}'] = rate(
+                size, lambda place=place, workers=workers: cached_episodes(
+                    [one], robot, place, workers), wall)
+        found = in_a_process(decoding, [one], interface, folder / 'one_memory')
+        note('memory', 'decoding one bag', found['memory'], 'B', few)
+    rates.update(jpeg_rates(some[0], robot))
     for name, value in rates.items():
         note('rate', name, value, 'B/s', few)
+    many = f'episodes, processes: {processes}'
     for name, against in (('messages', 'chunks'), ('chunks, zstd', 'zstd alone'),
                           ('episodes', 'messages'),
-                          (f'episodes, processes: {processes}', 'episodes, processes: 1'),
-                          (f'episodes, processes: {processes}', 'disk')):
+                          (many, 'episodes, processes: 1'), (many, 'disk'),
+                          (f'one bag, processes: {processes}', 'one bag, processes: 1'),
+                          (f'one bag, processes: {processes}', many),
+                          ('images, jpeg', 'jpeg alone')):
         if name in rates and against in rates and name != against:
             note('share', name, rates[name] / rates[against], '1', few, against=against)
     forget(list((folder / 'cache').rglob('*.npy')))
