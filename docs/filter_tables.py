@@ -3,7 +3,7 @@
 from placing import rows_of
 
 TASKS = {'random': 'random states', 'adversarial': 'adversarial closed loops, instants',
-         'mujoco': 'MuJoCo, instants'}
+         'mujoco': 'MuJoCo, instants', 'sought': 'states with proposals sought to break limits'}
 
 
 def violation_table() -> str:
@@ -12,7 +12,7 @@ def violation_table() -> str:
 
     :return: Markdown.
     """
-    rows = rows_of('filter_violations')
+    rows = [*rows_of('filter_violations'), *rows_of('filter_attack')]
     lines = ['| tried | number | violations | 95 % upper bound of the rate |', '|---|---|---|---|']
     for row in rows:
         if row['figure'] == 'violations':
