@@ -34,6 +34,7 @@ SMALL = ('core.units=8', 'head.horizon=8', 'head.hidden=16', 'head.layers=1', 'l
 
 
 def test_every_trial_has_its_own_name_and_settings_a_policy_can_be_made_of():
+    assert page.TITLES.keys() == QUESTIONS.keys()        # the report has a heading for each
     every = trials(tuple(QUESTIONS))
     assert len({trial.label for trial in every}) == len(every)
     assert len({run.slug(trial.label) for trial in every}) == len(every)

@@ -18,7 +18,8 @@ TITLES = {'heads': 'Heads: one backbone, five kinds of answer',
           'fractions': 'Data: success by share of the demonstrations',
           'cores': 'Cores under the mixture head',
           'elapsed': 'Three in ten observations lost: the time between them told or not',
-          'sizes': 'Hidden units', 'solvers': 'Solvers of the ODE core'}
+          'sizes': 'Hidden units', 'solvers': 'Solvers of the ODE core',
+          'components': 'Components of the mixture'}
 _STYLE = """
 .columns.tables{column-count:1}
 .bars{display:grid;grid-template-columns:max-content 1fr max-content;gap:4px 12px;
