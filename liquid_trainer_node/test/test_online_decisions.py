@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from liquid_trainer.online.activity import Activity
+from liquid_trainer.online.alarm import Alarm
 from liquid_trainer.online.budget import Budget
 from liquid_trainer.online.files import append_line, read_lines
 from liquid_trainer.online.gate import GateSettings, Scores, judge
@@ -18,14 +19,18 @@ from liquid_trainer.online.window import Window
 
 def scores(loss, error=0.1, action=None):
     loss = np.asarray(loss, float)
-    return Scores(loss, np.full(len(loss), error if action is None else action),
-                  np.full(len(loss), error))
+    return Scores(loss, np.full(len(loss), np.mean(error) if action is None else action),
+                  np.full((len(loss), np.size(error)), error))
 
 
 @pytest.mark.parametrize('candidate, promote, words', [
     ([0.8, 0.7, 0.9], True, 'better on 100%'),
     (scores([0.8, 0.7, 0.9], 0.1), False, 'target error'),        # more likely, no more precise
     (scores([0.8, 0.7, 0.9], 0.05, 0.2), False, 'action error'),
+    # One number that gains much does not pay for the others.
+    (scores([0.8, 0.7, 0.9], [0.11, 0.11, 0.11, 0.01], 0.1), False, 'target error'),
+    (scores([0.8, 0.7, 0.9], [0.11, 0.08, 0.08, 0.08], 0.1), True, 'x 1.10 0.80 0.80 0.80'),
+    (scores([0.8, 0.7, 0.9], [0.15, 0.01, 0.01, 0.01], 0.1), False, 'one target x 1.50'),
     (scores([0.8, 0.7, 0.9], np.nan, 0.1), True, 'better on 100%'),     # no target was measured
     ([1.0, 1.0, 1.0], False, 'no better'),
     ([0.2, 1.1, 1.1], False, 'no better'),          # one window must not decide
@@ -34,7 +39,8 @@ def scores(loss, error=0.1, action=None):
 def test_a_candidate_has_to_be_better_on_most_recent_windows(candidate, promote, words):
     if not isinstance(candidate, Scores):
         candidate = scores(candidate, 0.05)
-    verdict = judge(scores([1.0, 1.0, 1.0]), candidate, None, None, GateSettings())
+    running = scores([1.0, 1.0, 1.0], [0.1] * candidate.target.shape[1])
+    verdict = judge(running, candidate, None, None, GateSettings())
     assert verdict.promote is promote and words in verdict.reason
 
 
@@ -49,14 +55,30 @@ def test_a_candidate_that_forgets_is_refused(kept, words):
     assert judge(scores([1.0, 1.0]), scores([9.0, 9.0]), None, None, open_gate).promote
 
 
-@pytest.mark.parametrize('running, promote', [
-    (scores([1.0, 1.0], 0.15), False), (scores([1.0, 1.0], 0.3), True),
-    (scores([1.0, 1.0], 0.15, 0.3), True)])
-def test_while_no_error_is_twice_the_usual_there_is_nothing_to_repair(running, promote):
-    verdict = judge(running, scores([0.0, 0.0], 0.05), scores([1.0, 1.0]),
-                    scores([0.9, 0.9]), GateSettings())
-    assert verdict.promote is promote and verdict.calm is not promote
-    assert ('nothing to repair' in verdict.reason) is verdict.calm
+def test_the_alarm_hears_a_change_and_no_bad_moments():
+    """One of two numbers three times the rare error; a few bad windows in a row say nothing."""
+    random = np.random.default_rng(0)
+    alarm = Alarm(random.uniform(0.0, 1.0, (200, 2)), 1.8)
+    for number in range(200):
+        bad = number % 12 < 4
+        good = np.nan if number % 12 == 11 else 0.4
+        assert not alarm.add(np.array([0.5, 9.0 if bad else good]), number)
+    changes = [number for number in range(200, 240)
+               if alarm.add(np.array([0.5, 3.0]), number)]
+    assert alarm.raised and len(changes) == 1 and 200 <= changes[0] <= 208
+    assert alarm.times == pytest.approx(3.0 / (1.8 * 0.95), rel=0.05)
+    assert not any(alarm.add(np.array([0.5, 1.2]), number) for number in range(20))     # less
+    assert [alarm.add(np.array([0.5, 0.5]), number) for number in range(20)].count(True) == 1
+    assert not alarm.raised
+
+
+def test_the_alarm_says_since_when():
+    alarm = Alarm(np.ones((20, 1)), 2.0)
+    raised = [(number, alarm.since) for number in range(30)
+              if alarm.add(np.array([1.0 if number < 12 else 5.0]), number)]
+    assert raised == [(16, 12)]
+    with pytest.raises(ValueError, match='at least one window'):
+        Alarm(np.zeros((0, 1)), 2.0)
 
 
 def test_without_held_out_windows_nothing_is_promoted():

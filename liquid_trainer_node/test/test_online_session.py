@@ -68,22 +68,59 @@ def test_steps_lower_the_loss_and_leave_encoder_and_checkpoint_alone(checkpoint)
         np.testing.assert_array_equal(value, checkpoint.weights[name])
 
 
-def test_more_steps_of_the_estimates_head_lower_the_error_and_touch_nothing_else(checkpoint):
-    """With the same draws; nothing but the head differs after the first step."""
-    learners = [OnlineLearner(checkpoint, LearnerSettings(
-        rate=1e-3, windows=1, refinement=steps, consolidation=0.0)) for steps in (0, 20)]
-    errors = []
-    for learner in learners:
-        learner.add(make_window())
-        learn(learner, 1)
-        other = {name: value.clone() for name, value in learner.policy.state_dict().items()
-                 if not name.startswith('estimate')}
-        learn(learner, 14)
-        errors.append(score(learner.policy, [make_window()]).target[0])
-        learner.first = other
-    assert errors[1] < 0.8 * errors[0]
-    for name, value in learners[0].first.items():
-        assert torch.equal(value, learners[1].first[name])
+def test_a_fit_of_the_estimates_head_lowers_the_error_and_touches_nothing_else(checkpoint):
+    """It begins anew each time: what a fit to other windows had learned has no say."""
+    learner = OnlineLearner(checkpoint, LearnerSettings(windows=1, stride=1, consolidation=0.0))
+    learner.add(make_window())
+    learn(learner, 4)
+    before = {name: value.clone() for name, value in learner.average.items()}
+    learner.attend(0)
+    assert not list(learner.refine())       # without rows there is nothing to do
+    learn(learner, 4)
+    before = {name: value.clone() for name, value in learner.average.items()}
+    error = score(learner.policy, [make_window()]).target[0].mean()
+    list(learner.refine())
+    assert score(learner.policy, [make_window()]).target[0].mean() < 0.8 * error
+    for name, value in before.items():
+        assert torch.equal(value, learner.average[name]) is not name.startswith('estimate')
+    first = learner.average['estimate.layers.0.weight']
+    with torch.no_grad():
+        learner.policy.estimate.layers[0].weight += 10.0
+    list(learner.refine())
+    assert (learner.average['estimate.layers.0.weight'] - first).abs().max() < 1.0
+
+
+def test_a_fit_is_held_to_old_answers_on_old_windows(checkpoint):
+    """Old and new windows ask for different heads; held, the old answers stay."""
+    old, new = make_window(1), make_window(2, begin=100_000, gain=3.0)
+    moved = []
+    for hold in (0.0, 30.0):
+        learner = OnlineLearner(checkpoint, LearnerSettings(
+            rate=1e-6, windows=4, stride=1, hold=hold, recent=1.0, consolidation=0.0))
+        before, error = answers(learner, old), score(learner.policy, [new]).target.mean()
+        learner.add(old)
+        learner.add(new)
+        learner.attend(100_000 * TICK, learner.policy)
+        learn(learner, 4)
+        list(learner.refine())
+        assert score(learner.policy, [new]).target.mean() < 0.9 * error
+        moved.append(np.abs(answers(learner, old) - before).mean())
+    assert moved[1] < 0.5 * moved[0]
+
+
+def answers(learner, window):
+    ticks = np.arange(len(window.ticks))[None]
+    return answer_rows(learner.policy, [window], ticks).mean.detach().numpy()
+
+
+def test_only_windows_since_the_change_count_as_recent(checkpoint):
+    learner = OnlineLearner(checkpoint, LearnerSettings(replay=0.0))
+    for number in range(8):
+        learner.add(make_window(number, begin=60 * number))
+    for since, least in ((None, 0), (5 * 60 * TICK, 5), (99 * 60 * TICK, 7)):
+        learner.attend(since)
+        drawn = {window.ticks[0] // (60 * TICK) for window in learner._draw(200)}
+        assert min(drawn) == least and max(drawn) == 7
 
 
 def test_numbers_that_are_not_finite_change_no_weight(checkpoint):
@@ -244,13 +281,30 @@ def test_given_windows_judge_or_are_replayed_never_both(make_session):
     assert session.skills == 5 and judges == {'bag_0', 'bag_3'} and len(replayed) == 16
     assert not judges & set(replayed)
     assert len(list(make_session(skills=given).learner.reservoir)) == 16
-    assert make_session().gate.alarm == 0.0 < session.gate.alarm
+
+
+def test_nothing_is_tried_until_conditions_are_unusual_and_then_it_is(make_session):
+    """Where every error on old skills is known, windows like them raise no alarm."""
+    given = [make_window(100 + number, begin=60 * number, episode=f'bag_{number}')
+             for number in range(24)]
+    session = make_session(skills=given)
+    for number in range(30):
+        session.add(make_window(number, begin=60 * number), 0.6 * number)
+        for _ in session.work(0.6 * number):
+            pass
+    assert session.learner.steps > 20 and session._made_at is None
+    assert session.counts.refusals == session.counts.promotions == 0
+    drive(session, 60, lambda: session._made_at is not None, 30, gain=9.0)
+    assert told(session, 'alarm') and session.learner._attended == 60 * 30 * TICK
+    drive(session, 60, lambda: told(session, 'calm'), 90)
+    assert session._made_at is None and session.learner._attended is None
 
 
 def test_a_candidate_is_judged_by_what_it_has_not_learned_from(make_session):
     """Windows whose judged ticks all come after the newest it has learned from."""
-    session = make_session(skills=[make_window(99)], settings=SessionSettings(
-        period=0.1, least_windows=1, judged=50))
+    session = make_session(
+        skills=[make_window(99)], gate=GateSettings(least_windows=1, alarm=0.0),
+        settings=SessionSettings(period=0.1, least_windows=1, judged=50))
     for number in range(8):
         session.add(make_window(number, begin=30 * number), 0.3 * number)
         for _ in session.work(0.3 * number):

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+_LEAST = 1e-6     # errors below are equal [scales]
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -17,7 +19,8 @@ class Scores:
         `(windows,)` [nat/number].
     :param action: error of the first action, in units of the actions' scales, the middle one
         of a window's ticks, likewise; NaN where nothing was demonstrated.
-    :param target: error of the estimated targets, in units of the targets' scales, likewise.
+    :param target: errors of the estimated targets, in units of the targets' scales, likewise,
+        `(windows, targets)`.
     """
 
     loss: np.ndarray
@@ -36,30 +39,34 @@ class GateSettings:
         'description': 'compare at all; without, every candidate is promoted'})
     least_windows: int = field(default=2, metadata={
         'description': 'held-out recent windows needed'})
-    alarm: float = field(default=2.0, metadata={
-        'description': 'how many times its error on old skills one of the errors of the running '
-                       'policy has to be before there is anything to repair; 0: always'})
+    alarm: float = field(default=1.8, metadata={
+        'description': 'how many times the error that 95 % of the windows of old skills stay '
+                       'below an error of the policy that learning began with has to be before '
+                       'there is anything to repair; 0: always'})
     gain: float = field(default=0.01, metadata={
         'description': 'smallest mean gain on recent windows', 'unit': 'nat/number'})
     majority: float = field(default=0.6, metadata={
         'description': 'share of recent windows on which it must be better'})
     target_gain: float = field(default=0.02, metadata={
-        'description': "share by which the targets' error on recent windows must fall, where "
-                       'they were measured'})
-    action_tolerance: float = field(default=0.05, metadata={
+        'description': "share by which the targets' errors on recent windows must fall, in the "
+                       'mean and the median of the numbers, where they were measured'})
+    target_growth: float = field(default=0.25, metadata={
+        'description': "largest growth of a single target's error on recent windows, as a share"})
+    action_tolerance: float = field(default=0.15, metadata={
         'description': 'largest growth of the error of actions on recent windows, as a share'})
     loss_tolerance: float = field(default=0.05, metadata={
         'description': 'largest loss on old skills', 'unit': 'nat/number'})
-    error_tolerance: float = field(default=0.1, metadata={
+    error_tolerance: float = field(default=0.05, metadata={
         'description': 'largest growth of the error of actions on old skills, as a share of it'})
-    target_tolerance: float = field(default=0.25, metadata={
-        'description': "likewise of the targets' error"})
+    target_tolerance: float = field(default=0.05, metadata={
+        'description': "likewise of the targets' errors, in the mean or the median of the "
+                       'numbers'})
 
     def __post_init__(self):
         if self.least_windows < 1:
             raise ValueError(f'least_windows: expected 1 or more, came {self.least_windows}')
-        for name in ('alarm', 'gain', 'target_gain', 'action_tolerance', 'loss_tolerance',
-                     'error_tolerance', 'target_tolerance'):
+        for name in ('alarm', 'gain', 'target_gain', 'target_growth', 'action_tolerance',
+                     'loss_tolerance', 'error_tolerance', 'target_tolerance'):
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f'{name}: expected 0 or more, came {getattr(self, name)}')
         if not 0.0 <= self.majority <= 1.0:
@@ -78,7 +85,6 @@ class Verdict:
     :param old_before: mean loss of the reference on the old skills; NaN without any.
     :param old_after: the candidate's.
     :param forgetting: whether old skills were what it failed on.
-    :param calm: whether there is nothing to repair.
     """
 
     promote: bool
@@ -88,7 +94,6 @@ class Verdict:
     old_before: float = float('nan')
     old_after: float = float('nan')
     forgetting: bool = False
-    calm: bool = False
 
 
 def judge(running: Scores, candidate: Scores, reference: Scores | None,
@@ -117,10 +122,6 @@ def judge(running: Scores, candidate: Scores, reference: Scores | None,
     better = float((gain > 0).mean())
     words = (f'recent {numbers["before"]:.3f} -> {numbers["after"]:.3f} nat, better on '
              f'{better:.0%} of {len(gain)} windows' + _errors(running, candidate))
-    # Among a few windows something is always better by chance.
-    if reference is not None and _calm(running, reference, settings):
-        return Verdict(False, f'nothing to repair: no error is {settings.alarm} times what it is '
-                       f'on old skills; {words}', calm=True, **numbers)
     # A few windows with wrong demonstrations must not decide: mean and median both.
     if min(gain.mean(), np.median(gain)) < settings.gain or better < settings.majority:
         return Verdict(False, f'no better on recent windows: {words}', **numbers)
@@ -137,28 +138,24 @@ def judge(running: Scores, candidate: Scores, reference: Scores | None,
     return Verdict(True, words, **numbers)
 
 
-def _calm(running: Scores, reference: Scores, settings: GateSettings) -> bool:
-    for name in ('target', 'action'):
-        now, usual = _mean(getattr(running, name)), _mean(getattr(reference, name))
-        if now > settings.alarm * usual:
-            return False
-    return settings.alarm > 0.0 and len(reference) > 0
-
-
 def _errors(running: Scores, candidate: Scores) -> str:
-    return ''.join(
-        f', {name} error {_mean(getattr(running, name)):.3f} -> '
-        f'{_mean(getattr(candidate, name)):.3f}'
-        for name in ('target', 'action') if np.isfinite(getattr(running, name)).any())
+    words = f', action error x {_growth(running.action, candidate.action):.2f}'
+    if np.isfinite(running.target).any():
+        ratios = ' '.join(f'{ratio:.2f}' for ratio in _ratios(running.target, candidate.target))
+        words += f', target errors x {ratios}'
+    return words
 
 
 def _no_better(running: Scores, candidate: Scores, settings: GateSettings) -> str:
     """What is not good enough about the errors on recent windows, in words; else empty."""
     for name, most in (('target', 1.0 - settings.target_gain),
                        ('action', 1.0 + settings.action_tolerance)):
-        before, after = _mean(getattr(running, name)), _mean(getattr(candidate, name))
-        if after > before * most:
-            return f'{name} error above {before * most:.3f}'
+        growth = _growth(getattr(running, name), getattr(candidate, name))
+        if growth > most:
+            return f'{name} error x {growth:.2f}, allowed x {most:.2f}'
+    worst = max(_ratios(running.target, candidate.target), default=0.0)
+    if worst > 1.0 + settings.target_growth:
+        return f'the error of one target x {worst:.2f}, allowed x {1.0 + settings.target_growth}'
     return ''
 
 
@@ -169,10 +166,28 @@ def _lost(reference: Scores, kept: Scores, settings: GateSettings) -> str:
         return f'loss grew by {loss:.3f} nat, allowed {settings.loss_tolerance:.3f}'
     for name, tolerance in (('action', settings.error_tolerance),
                             ('target', settings.target_tolerance)):
-        before, after = _mean(getattr(reference, name)), _mean(getattr(kept, name))
-        if after > before * (1.0 + tolerance):
-            return f'{name} error grew from {before:.3f} to {after:.3f}, allowed {tolerance:.0%}'
+        growth = _growth(getattr(reference, name), getattr(kept, name))
+        if growth > 1.0 + tolerance:
+            return f'{name} error grew by {growth - 1.0:.0%}, allowed {tolerance:.0%}'
     return ''
+
+
+def _ratios(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """How many times as large the mean error of each number is, where it is known."""
+    pairs = zip(np.atleast_2d(before.T), np.atleast_2d(after.T), strict=True)
+    means = np.array([(_mean(one), _mean(other)) for one, other in pairs]).reshape(-1, 2)
+    means = np.maximum(means[np.isfinite(means).all(1)], _LEAST)
+    return means[:, 1] / means[:, 0]
+
+
+def _growth(before: np.ndarray, after: np.ndarray) -> float:
+    """
+    How many times as large errors have become; the worse of mean and median of the numbers.
+
+    Of ratios, so that a number which errs by a lot does not drown the others.
+    """
+    ratios = np.log(_ratios(before, after))
+    return float(np.exp(max(ratios.mean(), np.median(ratios)))) if len(ratios) else float('nan')
 
 
 def _mean(values: np.ndarray) -> float:

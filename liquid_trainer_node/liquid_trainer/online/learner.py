@@ -75,8 +75,9 @@ class OnlineLearner:
         self.recent: deque[Window] = deque()
         self.consolidation = Consolidation(self._trained, settings.consolidation)
         self._measured = False
+        self._attended: int | None = None
         self._refinement = Refinement(self.policy, settings.refinement, settings.refinement_rate,
-                                      settings.clip, settings.seed)
+                                      settings.hold, settings.clip, settings.seed)
         self._random = np.random.default_rng(settings.seed)
         self._generator = torch.Generator(settings.device).manual_seed(settings.seed)
         self._scales = {
@@ -100,7 +101,7 @@ class OnlineLearner:
         self.average = {name: value.detach().clone()
                         for name, value in self.policy.state_dict().items()}
         self._since = 0
-        self._refinement.restart()
+        self._refinement.clear()
 
     def restart(self, weights: Mapping[str, Tensor]) -> None:
         """Go on from other weights: what was learned since was a mistake."""
@@ -164,10 +165,28 @@ class OnlineLearner:
         for group in self._optimizer.param_groups:
             group['lr'] = self.rate
         self._optimizer.step()
-        yield from self._refinement.run(self.throttle, self.consolidation.add_gradient)
         clamp_time_constants(self.policy.core)
         update_average(self.average, self.policy, self._since, settings.average)
         self._note(total)
+
+    def refine(self) -> Iterator[None]:
+        """Fit the estimate's head anew, for a candidate; yields once in a while."""
+        yield from self._refinement.fit(self.throttle)
+        if self.settings.refinement:
+            self.average |= {f'estimate.{name}': value.detach().clone()
+                             for name, value in self.policy.estimate.state_dict().items()}
+
+    def attend(self, since: int | None, running: Policy | None = None) -> None:
+        """
+        Learn of the recent windows only from those that begin at a stamp or later.
+
+        :param since: [ns]; None: from all.
+        :param running: its estimate's head is what fits begin with from now on.
+        """
+        self._attended = since
+        self._refinement.clear()
+        if running is not None:
+            self._refinement.begin_with(running.estimate)
 
     def slow_down(self) -> None:
         """Halve the learning rate, down to an eighth."""
@@ -187,13 +206,16 @@ class OnlineLearner:
     def _draw(self, count: int) -> list[Window]:
         """Windows of one pass: recent ones, the newest more often, and old ones."""
         drawn: list[Window] = []
+        since = self._attended
+        recent = self.recent if since is None else [
+            window for window in self.recent if window.ticks[0] >= since] or [self.recent[-1]]
         for _ in range(count):
             if self._random.random() < self.settings.replay and len(self.reservoir):
                 drawn += self.reservoir.draw(1)
             else:
                 # Skewed to the newest: the mean age is a third of the oldest's.
                 place = 1.0 - self._random.random() ** 2
-                drawn.append(self.recent[int(place * len(self.recent) * 0.999999)])
+                drawn.append(recent[int(place * len(recent) * 0.999999)])
         length = len(self.recent[-1].ticks)
         return [window for window in drawn if len(window.ticks) == length] or [self.recent[-1]]
 
@@ -205,7 +227,9 @@ class OnlineLearner:
         action = action_losses(self.policy, rows, self._generator)
         there = rows.known.any(1)
         keep = there & (action <= self._most(action, there))
-        self._refinement.keep(rows)
+        old = torch.tensor([self._attended is not None and int(window.ticks[0]) < self._attended
+                            for window in windows])
+        self._refinement.keep(rows, old.to(rows.window.device)[rows.window])
         target = target_losses(rows)
         seen = torch.isfinite(rows.targets).any(1)
         return ((action * keep).sum() / keep.sum().clamp_min(1)

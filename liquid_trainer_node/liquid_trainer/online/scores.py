@@ -14,6 +14,8 @@ from liquid_trainer.online.window import Window
 
 # Largest loss of one tick [nat/number].
 _MOST = 10.0
+# Smallest error that is told from none [scales].
+_LEAST = 1e-3
 
 
 def counted_ticks(window: Window, burn_in: float, stride: int) -> np.ndarray:
@@ -43,7 +45,7 @@ def score(policy: Policy, windows: Sequence[Window], burn_in: float = 0.25, stri
     :param target_weight: of the targets' part in the loss.
     """
     if not windows:
-        return Scores(*(np.zeros(0) for _ in range(3)))
+        return Scores(np.zeros(0), np.zeros(0), np.zeros((0, policy.settings.target_size)))
     ticks = np.stack([counted_ticks(window, burn_in, stride) for window in windows])
     rows = answer_rows(policy, windows, ticks)
     # The same random numbers for every policy that is compared.
@@ -63,23 +65,19 @@ def score(policy: Policy, windows: Sequence[Window], burn_in: float = 0.25, stri
 def _errors(policy: Policy, rows: Rows, shape: tuple[int, int],
             generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
     """
-    Errors of the first action and of the targets, per window: the middle one of its ticks.
+    Errors of the first action, and of each target, per window.
 
-    Where nothing can be known (a part that has not come into sight), and where a demonstration is
-    wrong, errors are large for everybody; in a mean they would drown the others.
+    Of the actions' the middle tick's counts: where a demonstration is wrong the error is large for
+    everybody, and in a mean it would drown the others. Of the targets' it is the mean, since what
+    is hard to see is what there is to learn.
     """
     noise = policy.head.draw_noise(len(rows.mean), generator)
     plan = policy.head.distribution(rows.answer, noise).heaviest()
     wrong = (plan[:, 0] - rows.chunk[:, 0]).abs().mean(1).reshape(shape)
-    known = torch.isfinite(rows.targets)
-    missed = torch.where(known, (rows.mean - rows.targets).abs(), 0.0).sum(1)
-    missed = (missed / known.sum(1).clamp_min(1)).reshape(shape)
-    return (_median_over(wrong, rows.known[:, 0].reshape(shape)),
-            _median_over(missed, known.any(1).reshape(shape)))
-
-
-def _median_over(values: torch.Tensor, there: torch.Tensor) -> np.ndarray:
-    return torch.where(there, values, torch.nan).nanmedian(1).values.double().cpu().numpy()
+    wrong = torch.where(rows.known[:, 0].reshape(shape), wrong, torch.nan)
+    missed = (rows.mean - rows.targets).abs().reshape(*shape, -1)
+    return (wrong.nanmedian(1).values.double().cpu().numpy(),
+            missed.nanmean(1).double().cpu().numpy())
 
 
 def _mean_over(values: torch.Tensor, there: torch.Tensor, otherwise: float) -> torch.Tensor:
@@ -88,34 +86,37 @@ def _mean_over(values: torch.Tensor, there: torch.Tensor, otherwise: float) -> t
     return torch.where(count > 0, mean, torch.full_like(mean, otherwise))
 
 
-def published_error(window: Window, action_scale: np.ndarray, target_scale: np.ndarray,
-                    burn_in: float = 0.25) -> float:
+def published_scores(window: Window, action_scale: np.ndarray, target_scale: np.ndarray,
+                     burn_in: float = 0.25) -> Scores:
     """
-    Return how wrong the running graph was in a window, from what it published [scales].
+    Return how wrong the running graph was in a window, from what it published.
 
-    The mean of the first action's error and of the targets' error, each the middle one of the
-    ticks at which it is known.
-
-    :return: NaN where nothing was published or nothing is known.
+    :return: of the one window; errors are NaN where nothing was published or nothing is known,
+        and the loss is.
     """
     first = int(burn_in * len(window.ticks))
     assert window.proposed is not None and window.estimated is not None
-    parts = []
-    for said, shown, scale in ((window.proposed, window.actions, action_scale),
-                               (window.estimated, window.targets, target_scale)):
-        apart = (np.abs(said - shown) / scale)[first:]
-        known = np.isfinite(apart)
-        ticks = known.any(1)
-        if ticks.any():
-            each = np.where(known, apart, 0.0).sum(1)[ticks] / known.sum(1)[ticks]
-            parts.append(float(np.median(each)))
-    return float(np.mean(parts)) if parts else float('nan')
+    wrong = (np.abs(window.proposed - window.actions) / action_scale)[first:].mean(1)
+    missed = (np.abs(window.estimated - window.targets) / target_scale)[first:]
+    known = wrong[np.isfinite(wrong)]
+    return Scores(np.array([np.nan]), np.array([np.median(known) if len(known) else np.nan]),
+                  _known_mean(missed.T)[None])
 
 
 def combined_error(scores: Scores) -> np.ndarray:
-    """Return what `published_error` does from scores, `(windows,)`; NaN where nothing is known."""
-    both = np.stack((scores.action, scores.target))
-    known = np.isfinite(both)
-    total = np.where(known, both, 0.0).sum(0)
-    count = known.sum(0)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    """
+    Return one error per window, `(windows,)`; NaN where nothing is known.
+
+    The geometric mean of the actions' and the targets', of which each number counts alike:
+    a speed that errs by much does not hide a place that errs by little.
+    """
+    return np.exp(_known_mean(np.column_stack((
+        np.log(np.maximum(scores.action, _LEAST)),
+        _known_mean(np.log(np.maximum(scores.target, _LEAST)))))))
+
+
+def _known_mean(values: np.ndarray) -> np.ndarray:
+    """Mean of each row's numbers that are not NaN, `(rows,)`."""
+    known = np.isfinite(values)
+    count = known.sum(1)
+    return np.where(count > 0, np.where(known, values, 0.0).sum(1) / np.maximum(count, 1), np.nan)

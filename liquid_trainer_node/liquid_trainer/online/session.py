@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 
 from liquid_policy.checkpoint import Checkpoint, CheckpointError
 from liquid_policy.policy import Policy
+from liquid_trainer.online.alarm import Alarm
 from liquid_trainer.online.gate import GateSettings, Scores, Verdict, judge
 from liquid_trainer.online.journal import Journal
 from liquid_trainer.online.learner import OnlineLearner, resting_policy, with_filter
@@ -25,7 +26,7 @@ from liquid_trainer.online.promotion import (
 from liquid_trainer.online.scores import (
     combined_error,
     judged_from,
-    published_error,
+    published_scores,
     score,
 )
 from liquid_trainer.online.settings import LearnerSettings
@@ -51,7 +52,7 @@ class SessionSettings:
         'description': 'shortest time from one candidate to the next', 'unit': 's'})
     judged: int = field(default=4, metadata={
         'description': 'windows that come after a candidate was made, and that it is judged by'})
-    skills: int = field(default=16, metadata={
+    skills: int = field(default=32, metadata={
         'description': 'most windows of the frozen old-skill set; where none were given, as '
                        'many of the first held-out ones'})
     patience: float = field(default=10.0, metadata={
@@ -141,8 +142,9 @@ class OnlineSession:
         self._fresh: deque[Window] = deque(maxlen=2 * self.settings.judged)     # what came since
         self._skills, replayed = divide_skills(skills, self.settings.skills)
         self._given = bool(skills)
-        if not self._given:     # what this run began with may well need repair
-            self.gate = replace(self.gate, alarm=0.0)
+        # Without skills nobody knows what is usual: what this run began with may need repair.
+        self._usual = list(skills) if self.gate.enabled and self.gate.alarm else []
+        self._alarm: Alarm | None = None
         if not self.learner.reservoir.seen:
             for window in replayed:
                 self.learner.rehearse(window)
@@ -221,6 +223,7 @@ class OnlineSession:
         self.counts.windows += 1
         self._follow(window, now)
         self._watch(window)
+        self._listen(window, now)
         if self._made_at is not None:
             if window.ticks[-1] <= self._made_at:
                 self._drop_candidate()      # time went back
@@ -242,6 +245,35 @@ class OnlineSession:
     def _drop_candidate(self) -> None:
         self._made_at = None
         self._fresh.clear()
+
+    def _listen(self, window: Window, now: float) -> None:
+        """Raise the alarm, or end it."""
+        if self._alarm is None or not self._alarm.add(self._errors_of([window])[0],
+                                                      int(window.ticks[0])):
+            return
+        self._drop_candidate()
+        self._attempt_due = now + self.settings.attempt
+        if self._alarm.raised:
+            self.learner.attend(self._alarm.since, self._running)
+            self.journal.write('alarm', f'the policy that learning began with errs '
+                               f'{self._alarm.times * self.gate.alarm:.1f} times what is rare on '
+                               'old skills: there is something to repair')
+        else:
+            self.learner.attend(None)
+            self.journal.write('calm', 'conditions are usual again: nothing to repair')
+
+    def _errors_of(self, windows: Sequence[Window]) -> np.ndarray:
+        """Errors of the policy that learning began with, `(windows, 1 + targets)`."""
+        scores = score(self._reference, windows, _BURN_IN)
+        return np.column_stack((scores.action, scores.target))
+
+    def _learn_what_is_usual(self) -> Iterator[None]:
+        errors = []
+        for begin in range(0, len(self._usual), 8):
+            errors.append(self._errors_of(self._usual[begin:begin + 8]))
+            yield
+        self._usual = []
+        self._alarm = Alarm(np.concatenate(errors), self.gate.alarm)
 
     def discard(self, episode: str) -> int:
         """
@@ -267,16 +299,21 @@ class OnlineSession:
 
         :param now: time [s].
         """
+        if self._usual:
+            yield from self._learn_what_is_usual()
         if now >= self._step_due and len(self.learner.recent) >= self.settings.least_windows:
             late = now - self._step_due
             self._step_due = now + self.settings.period - min(
                 late if np.isfinite(late) else 0.0, 0.1 * self.settings.period)
             yield from self.learner.step()
+        if self._alarm is not None and not self._alarm.raised:
+            return      # nothing to repair, and among a few windows chance finds gains anyway
         if self._made_at is None:
             if now >= self._attempt_due and self.learner.steps > self._tried_at \
                     and self.learner.recent:
                 self._attempt_due = now + self.settings.attempt
                 self._tried_at = self.learner.steps
+                yield from self.learner.refine()
                 self._made_at = int(self.learner.recent[-1].ticks[-1])
                 self._candidate.load_state_dict(self.learner.average)
         elif len(self._fresh) >= self.settings.judged:
@@ -298,20 +335,19 @@ class OnlineSession:
         candidate = score(self._candidate, recent)
         yield
         reference = kept = None
-        if self._skills:
+        if self._skills and self.gate.enabled:
             if self._old is None or len(self._old) != len(self._skills):
                 self._old = score(self._reference, self._skills)
                 yield
             reference = self._old
             kept = score(self._candidate, self._skills)
             yield
-        calm = self.verdict is not None and self.verdict.calm
         self.verdict = verdict = judge(running, candidate, reference, kept, self.gate)
         numbers = {'steps': self.learner.steps, 'recent_before': verdict.before,
                    'recent_after': verdict.after, 'old_before': verdict.old_before,
                    'old_after': verdict.old_after}
         if not verdict.promote:
-            self._refuse(verdict, numbers, quiet=verdict.calm and calm)
+            self._refuse(verdict, numbers)
             return
         if self.promotions is None or not self.settings.promote:
             self.journal.write('better', f'not promoted, that is switched off: {verdict.reason}',
@@ -319,21 +355,18 @@ class OnlineSession:
             return
         yield from self._promote(verdict, numbers, now)
 
-    def _refuse(self, verdict: Verdict, numbers: dict, quiet: bool) -> None:
-        """Leave the candidate; quietly, where the journal would say the same every 3 s."""
+    def _refuse(self, verdict: Verdict, numbers: dict) -> None:
         self.counts.refusals += 1
         self._refusals += 1
-        if not quiet:
-            self.journal.write('refused', verdict.reason, version=self.running.version, **numbers)
+        self.journal.write('refused', verdict.reason, version=self.running.version, **numbers)
         if verdict.forgetting:
             self.learner.slow_down()
         if self._refusals >= self.settings.give_up:
             self._refusals = 0
             self.learner.restart(self._running.state_dict())
             self._drop_candidate()
-            if not quiet:
-                self.journal.write('restarted', f'{self.settings.give_up} refusals in a row: '
-                                   'learning starts again from the running policy')
+            self.journal.write('restarted', f'{self.settings.give_up} refusals in a row: '
+                               'learning starts again from the running policy')
 
     def _promote(self, verdict: Verdict, numbers: dict, now: float) -> Iterator[None]:
         assert self.promotions is not None
@@ -416,7 +449,7 @@ class OnlineSession:
         if window.version == self.running.version:
             scaling = self._running.action_scaling, self._running.target_scaling
             action, target = (one.scale.numpy() for one in scaling)
-            live = published_error(window, action, target, _BURN_IN)
+            live = float(combined_error(published_scores(window, action, target, _BURN_IN))[0])
         elif silent:
             live = self._error(self._running, window)
         if not np.isfinite(live):

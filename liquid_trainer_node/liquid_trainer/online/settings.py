@@ -25,7 +25,7 @@ class LearnerSettings:
     stride: int = field(default=4, metadata={'description': 'ticks from loss to loss'})
     burn_in: float = field(default=0.25, metadata={
         'description': 'share of a window without loss: the state finds itself'})
-    recent: float = field(default=30.0, metadata={
+    recent: float = field(default=60.0, metadata={
         'description': 'how long live windows count as recent', 'unit': 's'})
     replay: float = field(default=0.5, metadata={
         'description': 'share of the windows drawn from the reservoir; 0 switches replay off'})
@@ -43,9 +43,14 @@ class LearnerSettings:
         'description': 'share of the ticks with the largest losses that is left out: wrong '
                        'demonstrations; for mixture heads'})
     target_weight: float = field(default=1.0, metadata={'description': "of the targets' loss"})
-    refinement: int = field(default=20, metadata={
-        'description': "more steps of the estimate's head alone after each step"})
-    refinement_rate: float = field(default=2e-3, metadata={'description': 'their learning rate'})
+    refinement: int = field(default=200, metadata={
+        'description': "steps in which the estimate's head is fitted anew for a candidate; 0: it "
+                       'learns with the core only'})
+    refinement_rate: float = field(default=2e-3, metadata={
+        'description': 'their learning rate at first'})
+    hold: float = field(default=3.0, metadata={
+        'description': 'how strongly they are held to what the head said before on windows of '
+                       'old conditions; 0: not at all'})
     hindsight: bool = field(default=True, metadata={
         'description': 'label the targets of earlier ticks by what is seen later'})
     low_pass: float = field(default=0.0, metadata={
@@ -67,7 +72,7 @@ class LearnerSettings:
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f'{name}: expected 0 to below 1, came {getattr(self, name)}')
         for name in ('weight_decay', 'warm_up', 'recent', 'consolidation', 'fisher_windows',
-                     'tolerance', 'target_weight', 'refinement', 'low_pass'):
+                     'tolerance', 'target_weight', 'refinement', 'hold', 'low_pass'):
             if not getattr(self, name) >= 0:
                 raise ValueError(f'{name}: expected 0 or more, came {getattr(self, name)}')
         if not 0.0 <= self.replay <= 1.0:
