@@ -73,6 +73,7 @@ class Tally:
     What was found while reading, added up part by part in their order.
 
     :param ticks: episodes' ticks.
+    :param unstamped: messages whose header stamp is zero.
     :param dropped: ticks left out, by reason.
     :param rejected: messages left out, by topic.
     :param early: of these, those before the topic's first usable one, by topic.
@@ -82,6 +83,7 @@ class Tally:
     """
 
     ticks: int = 0
+    unstamped: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     early: Counter[str] = field(default_factory=Counter)
@@ -110,6 +112,7 @@ class Tally:
     def add(self, other: Tally) -> None:
         """Add what the next part has found."""
         self.ticks += other.ticks
+        self.unstamped += other.unstamped
         self.dropped.update(other.dropped)
         self.rejected.update(other.rejected)
         self.early.update({topic: count for topic, count in other.early.items()

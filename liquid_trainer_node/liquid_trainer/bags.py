@@ -210,6 +210,7 @@ class BagReader:
         self._bag.damaged.clear()
         for record in self._bag.messages(set(self._routes), progress, tally.reject, window.span):
             owned = window.span.owns(record.place)
+            tally.unstamped += owned and stamp_of(record.message) == 0
             try:
                 builder.add(self._routes[record.topic], record, owned)
                 tally.used[record.topic] += owned
@@ -254,6 +255,11 @@ class BagReader:
         if not tally.ticks and not self._discarded:
             reasons = ', '.join(f'{count} ticks {reason}'
                                 for reason, count in tally.dropped.items())
+            if tally.unstamped > 1:
+                raise BagError(f'{self._bag.path}: expected header stamps, came '
+                               f'{tally.unstamped} messages stamped zero; set header.stamp in the '
+                               'drivers: the nodes of the robot could not use such messages '
+                               'either')
             raise BagError(f'{self._bag.path}: expected at least one tick with fresh observations '
                            f'and an action, came none ({reasons or "no ticks"}); check that '
                            'recording ran while the robot was driven, and max_age and latency in '
