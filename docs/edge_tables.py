@@ -88,7 +88,7 @@ def engine_table() -> str:
 
     :return: Markdown.
     """
-    lines = ['| form of the step | p50 | p99 | memory of its process |', '|---|---|---|---|']
+    lines = ['| form of the step | p50 | p99 | memory it takes |', '|---|---|---|---|']
     rows = rows_of('step_engines')
     for engine in dict.fromkeys(row['policy'] for row in rows):
         own = {row['figure']: row['value'] for row in rows if row['policy'] == engine

@@ -4,7 +4,8 @@ Which form of the shipped policy's step runs fastest on one processor core, and 
 Each form runs in a process of its own, as a node would: written out in numpy, ONNX Runtime, torch
 eager, TorchScript frozen, AOTInductor, and ExecuTorch with XNNPACK where it is installed (the
 workspace does not need it). All take the same inputs and their own state; they take turns, several
-times. Memory is what the process holds after its steps: of the torch forms most is torch itself.
+times. Memory is by how much the process has grown since before it loaded the form; most of that of
+the torch forms is torch itself.
 Run it as `docker/in_environment.sh python3 test/benchmarks/step_engines.py`.
 """
 
@@ -108,8 +109,15 @@ def in_executorch(folder: Path) -> Step:
     return lambda *inputs: method.execute([torch.from_numpy(value) for value in inputs])[0].numpy()
 
 
+def resident() -> int:
+    """Return this process's memory [bytes]."""
+    return 1024 * next(int(line.split()[1]) for line in Path(
+        '/proc/self/status').read_text().splitlines() if line.startswith('VmRSS'))
+
+
 def measure(engine: str, path: Path, folder: Path, count: int) -> None:
     """Print times [s], memory [bytes] and the last state of one form."""
+    before = resident()
     if engine in ('numpy', 'onnx'):
         step = at_run_time(engine, path)
     elif engine == 'executorch':
@@ -129,9 +137,8 @@ def measure(engine: str, path: Path, folder: Path, count: int) -> None:
         begin = time.perf_counter()
         state = step(seen[index % 100], elapsed, state)
         times.append(time.perf_counter() - begin)
-    memory = 1024 * next(int(line.split()[1]) for line in Path(
-        '/proc/self/status').read_text().splitlines() if line.startswith('VmRSS'))
-    print(json.dumps({'times': times[100:], 'memory': memory, 'state': state.tolist()}))
+    print(json.dumps({'times': times[100:], 'memory': resident() - before,
+                      'state': state.tolist()}))
 
 
 def main() -> None:
