@@ -20,6 +20,7 @@ from liquid_trainer.online.promotion import SETTLED, WATCHING
 from liquid_trainer.online.scores import combined_error, score
 from liquid_trainer.online.session import OnlineSession, SessionSettings, standing_of
 from liquid_trainer.online.settings import LearnerSettings
+from liquid_trainer.online.skills import main as online_skills
 from liquid_trainer.online.split import TimeSplit
 from liquid_trainer.online.time_constants import clamp_time_constants
 from liquid_trainer.online.trial import make_candidate, try_out
@@ -398,3 +399,12 @@ def test_a_filter_on_the_inputs_goes_with_the_checkpoint(checkpoint, tmp_path):
     np.testing.assert_allclose(step.distribution.estimate_mean, told, atol=1e-4)
     raw = answer_rows(resting_policy(checkpoint), [window], np.array([[29]]))
     assert np.abs((rows.mean - raw.mean).detach().numpy()).max() > 1e-3
+
+
+def test_the_skills_command_answers_a_missing_bag_with_one_line(checkpoint, tmp_path, capsys):
+    checkpoint.save(tmp_path / 'start.safetensors')
+    assert online_skills(['--bags', str(tmp_path / 'missing'), '--checkpoint',
+                          str(tmp_path / 'start.safetensors'), '--output',
+                          str(tmp_path / 'skills'), '--cache', str(tmp_path / 'cache')]) == 1
+    said = capsys.readouterr().err
+    assert 'missing: expected a bag' in said and said.count('\n') == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from liquid_policy.command import command
 from liquid_policy.files import write_atomically
 from liquid_trainer.online.window import Window
 
@@ -86,6 +87,7 @@ def draw_skills(data, features: np.ndarray, rate: float, count: int, length: flo
     return windows
 
 
+@command('online_skills')
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(
