@@ -86,8 +86,9 @@ def _whole_size(data: bytes, name: str) -> tuple[int, int]:
         if data.startswith(_JPEG):
             return _jpeg_size(data)
     except (struct.error, IndexError):
-        raise PictureError(f'expected a whole picture, came {len(data)} bytes that end within '
-                           'it; the image is cut off, check driver and transport') from None
+        # The same words for every picture, so that they are counted together.
+        raise PictureError('expected a whole picture, came data that end within it; the image is '
+                           'cut off, check driver and transport') from None
     raise PictureError(f'expected JPEG or PNG data, came {len(data)} bytes of format {name!r} '
                        f'that begin with {data[:8]!r}; set the publisher to jpeg or png')
 
@@ -99,7 +100,8 @@ def _png_size(data: bytes) -> tuple[int, int]:
         end = where + 8 + length
         (checksum,) = struct.unpack_from('>I', data, end)
         if zlib.crc32(data[where + 4:end]) != checksum:
-            raise PictureError(f'expected intact PNG data, came a damaged part at byte {where}')
+            raise PictureError('expected intact PNG data, came a wrong checksum; check camera '
+                               'and transport')
         if kind == b'IHDR':
             width, height = struct.unpack_from('>II', data, where + 8)
             size = height, width
@@ -123,4 +125,5 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             return height, width
         (length,) = struct.unpack_from('>H', data, where + 2)
         where += 2 + length
-    raise PictureError(f'expected a JPEG marker at byte {where}, came {data[where]:#04x}')
+    raise PictureError('expected JPEG markers up to the picture, came something else; the image '
+                       'is damaged, check camera and transport')

@@ -122,7 +122,7 @@ REFUSED = {
     'head of a jpeg': (COLOR, JPEG[:3], 'jpeg', 'cut off'),
     'half a png': (COLOR, PNG[:len(PNG) // 2], 'png', 'cut off'),
     'png without its last byte': (COLOR, PNG[:-1], 'png', 'cut off'),
-    'damaged png': (COLOR, PNG[:900] + bytes([PNG[900] ^ 1]) + PNG[901:], 'png', 'damaged'),
+    'damaged png': (COLOR, PNG[:900] + bytes([PNG[900] ^ 1]) + PNG[901:], 'png', 'wrong checksum'),
     'another size': (COLOR, packed('.jpg', picture()[:40]), 'jpeg', '64x48 pixels, came 64x40'),
     'video': (COLOR, b'\0\0\0\1\x67' * 40, 'h264', "JPEG or PNG data, came .* 'h264'"),
     'grey': (COLOR, packed('.jpg', picture()[..., 0]), 'mono8; jpeg compressed ',
