@@ -295,7 +295,7 @@ def measure(bags: list[Path], interface: Path, counts: list[int], few: int, step
                 size, lambda place=place, workers=workers: cached_episodes(
                     [one], robot, place, workers), wall)
         found = in_a_process(decoding, [one], interface, folder / 'one_memory')
-        note('memory', 'decoding one bag', found['memory'], 'B', few)
+        note('memory', 'decoding, one bag as large', found['memory'], 'B', 1, bytes=size)
     rates.update(jpeg_rates(some[0], robot))
     for name, value in rates.items():
         note('rate', name, value, 'B/s', few)
