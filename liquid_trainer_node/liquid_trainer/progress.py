@@ -142,11 +142,13 @@ def draw_curves(rows: list[dict], path: Path) -> None:
             points = [(row['seconds'] / 60, row[name]) for row in rows
                       if row['stage'] == stage and row['kind'] == kind and name in row]
             if points:
+                few = kind == 'held_out' or len(points) < 10
                 axes.plot(*zip(*points, strict=True), label=kind.replace('_', ' '),
-                          marker='.' if kind == 'held_out' else None, linewidth=1)
+                          marker='.' if few else None, linewidth=1)
         axes.set_title(f'{stage}: {name.replace("_", " ")}', fontsize=9)
         axes.set_xlabel('min', fontsize=8)
-        if all(row[name] > 0 for row in rows if row['stage'] == stage and name in row):
+        values = [row[name] for row in rows if row['stage'] == stage and name in row]
+        if 0 < 10 * min(values) < max(values):      # less is read better on an even scale
             axes.set_yscale('log')
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
