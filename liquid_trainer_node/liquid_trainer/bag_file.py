@@ -212,8 +212,10 @@ class Bag:
         for number, file in enumerate(self.files):
             numbers = {key for key, channel in self._channels.get(file, {}).items()
                        if channel.topic == topic}
+            if file in self._channels and not numbers:
+                continue
             places = self._places[file]
-            known = numbers and all(place.channels is not None for place in places)
+            known = bool(numbers) and all(place.channels is not None for place in places)
             only = [place.offset for place in places if place.channels is not None
                     and not numbers.isdisjoint(place.channels)] if known else None
             for found, kind, time, data, place in self._raw(
