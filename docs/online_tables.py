@@ -21,6 +21,10 @@ def _percent(row: dict | None) -> str:
     return f'{text} ({100 * row["low"]:.0f} to {100 * row["high"]:.0f})' if 'low' in row else text
 
 
+def _name(who: str, row: dict) -> str:
+    return NAMES[who] + (', as it was before' if row.get('learner') == 'before' else '')
+
+
 def _learners(preset: str) -> list[tuple[str, dict[str, dict]]]:
     """Figures of each learner of a preset, by figure."""
     rows = [row for row in rows_of('online_learning') if row['preset'] == preset]
@@ -49,7 +53,7 @@ def gain_table() -> str:
                     if f'pose_error_reduction_{span}' in figures else MISSING for span in SPANS]
             old = figures['old_pose_error']
             lines.append(
-                f'| {NAMES[who]} | {old["n"]} | ' + ' | '.join(cuts)
+                f'| {_name(who, old)} | {old["n"]} | ' + ' | '.join(cuts)
                 + f' | {1e3 * old["value"]:.1f} mm, shipped {1e3 * old["frozen"]:.1f} mm | '
                 f'{figures["promotions"]["value"]:.1f}, {figures["roll_backs"]["value"]:.1f} |')
     return '\n'.join(lines)
