@@ -78,7 +78,7 @@ def image_from_message(spec: ImageSpec, message: Any) -> np.ndarray:
 
     Colour is not copied where encoding and rows allow it (the result is then read-only). Depth is
     cleaned: unknown (NaN, 0 or nearer than the range) is 0, farther than the range, or infinite,
-    is the range's end.
+    is the range's end. Images of larger cameras (`spec.camera`) are shrunk.
 
     :param spec: what to expect.
     :param message: of `spec.type`: a sensor_msgs/msg/Image or CompressedImage.
@@ -87,48 +87,51 @@ def image_from_message(spec: ImageSpec, message: Any) -> np.ndarray:
     :raises MessageError: for another size, encoding, row length or amount of data than declared,
         and for compressed data that is cut off or damaged.
     """
-    if spec.type == COMPRESSED_IMAGE_TYPE:
-        return _image_from_compressed(spec, message)
+    read = _image_from_compressed if spec.type == COMPRESSED_IMAGE_TYPE else _image_from_raw
+    return _shrunk(spec, read(spec, message))
+
+
+def _image_from_raw(spec: ImageSpec, message: Any) -> np.ndarray:
     pixel, sample = _ENCODINGS[spec.encoding]
-    where = f'{spec.name} ({spec.topic})'
+    where, (height, width) = f'{spec.name} ({spec.topic})', spec.message_size
     if message.encoding != spec.encoding:
         raise MessageError(f'{where}: expected encoding {spec.encoding}, came '
                            f'{message.encoding!r}; set the camera driver to {spec.encoding} or '
                            f'change images.{spec.name}.encoding in the interface file and retrain')
-    if (message.height, message.width) != (spec.height, spec.width):
-        raise MessageError(f'{where}: expected {spec.width}x{spec.height} pixels, came '
-                           f'{message.width}x{message.height}; set the camera to that size or '
-                           'resize upstream (image_proc), or change the interface file and '
-                           'retrain')
-    row = spec.width * pixel
+    if (message.height, message.width) != (height, width):
+        raise MessageError(f'{where}: expected {width}x{height} pixels, came '
+                           f'{message.width}x{message.height}; set the camera to that size, or '
+                           f'correct images.{spec.name}.camera (what is larger is shrunk) in the '
+                           'interface file and retrain')
+    row = width * pixel
     step = message.step
     if step < row:
         raise MessageError(f'{where}: expected rows of at least {row} bytes, came step {step}; '
                            'the driver fills in step wrongly')
     data = message.data
     # The padding of the last row may be left out.
-    needed = step * (spec.height - 1) + row
+    needed = step * (height - 1) + row
     if len(data) < needed:
-        raise MessageError(f'{where}: expected {step * spec.height} bytes, came {len(data)}; the '
+        raise MessageError(f'{where}: expected {step * height} bytes, came {len(data)}; the '
                            'image is cut off, check driver and transport')
     pixels = np.frombuffer(data, np.uint8, count=needed)
     if step == row:
-        rows = pixels.reshape(spec.height, row)
+        rows = pixels.reshape(height, row)
     else:
-        rows = np.lib.stride_tricks.as_strided(pixels, (spec.height, row), (step, 1),
+        rows = np.lib.stride_tricks.as_strided(pixels, (height, row), (step, 1),
                                                writeable=False)
     if spec.is_depth:
         order = '>' if message.is_bigendian else '<'
         return _clean_depth(spec, np.ascontiguousarray(rows).view(f'{order}{sample}'))
-    return _as_rgb(spec.encoding, rows.reshape(spec.height, spec.width, pixel)
+    return _as_rgb(spec.encoding, rows.reshape(height, width, pixel)
                    if step == row else
-                   np.ascontiguousarray(rows).reshape(spec.height, spec.width, pixel))
+                   np.ascontiguousarray(rows).reshape(height, width, pixel))
 
 
 def _image_from_compressed(spec: ImageSpec, message: Any) -> np.ndarray:
-    where = f'{spec.name} ({spec.topic})'
+    where, (height, width) = f'{spec.name} ({spec.topic})', spec.message_size
     try:
-        picture = unpack_picture(message, spec.height, spec.width)
+        picture = unpack_picture(message, height, width)
     except PictureError as error:
         raise MessageError(f'{where}: {error}') from None
     pixel, sample = _ENCODINGS[spec.encoding]
@@ -141,9 +144,9 @@ def _image_from_compressed(spec: ImageSpec, message: Any) -> np.ndarray:
                            f'{message.format!r} with {came} channels of {picture.dtype}; correct '
                            f'images.{spec.name}.encoding in the interface file and retrain')
     if spec.is_depth:
-        return _clean_depth(spec, picture.reshape(spec.height, spec.width))
+        return _clean_depth(spec, picture.reshape(height, width))
     if came == 1:
-        return _as_rgb('mono8', picture.reshape(spec.height, spec.width, 1))
+        return _as_rgb('mono8', picture.reshape(height, width, 1))
     return _as_rgb('bgr8', picture[..., :3])
 
 
@@ -310,6 +313,14 @@ def _as_rgb(encoding: str, pixels: np.ndarray) -> np.ndarray:
         return np.repeat(pixels, 3, axis=2)
     order = [2, 1, 0] if encoding.startswith('bgr') else [0, 1, 2]
     return np.ascontiguousarray(pixels[..., order])
+
+
+def _shrunk(spec: ImageSpec, image: np.ndarray) -> np.ndarray:
+    if image.shape[:2] == (spec.height, spec.width):
+        return image
+    import cv2
+    way = cv2.INTER_NEAREST if spec.is_depth else cv2.INTER_AREA
+    return cv2.resize(image, (spec.width, spec.height), interpolation=way)
 
 
 def _clean_depth(spec: ImageSpec, depth: np.ndarray) -> np.ndarray:

@@ -176,8 +176,10 @@ def describe(interface: Interface) -> str:
              f'{interface.action_size} actions, control clock {interface.clock} at '
              f'{interface.rate:g} Hz']
     for name, image in interface.images.items():
+        rows, columns = image.message_size
+        shrunk = f', shrunk to {image.width}x{image.height}' if image.camera else ''
         lines.append(f'  image {name}: {image.topic} [{image.type}] {image.encoding} '
-                     f'{image.width}x{image.height} at {image.rate:g} Hz')
+                     f'{columns}x{rows}{shrunk} at {image.rate:g} Hz')
     for kind, group in (('observation', interface.observations), ('target', interface.targets)):
         for name, source in group.items():
             lines.append(f'  {kind} {name}: {source.topic} [{source.type}] {source.size} numbers, '

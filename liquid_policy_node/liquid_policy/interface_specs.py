@@ -43,12 +43,14 @@ class ImageSpec:
     :param type: `sensor_msgs/msg/Image`, or `sensor_msgs/msg/CompressedImage` (JPEG or PNG).
     :param encoding: one of `COLOR_ENCODINGS`, or `32FC1` [m] or `16UC1` [mm] for depth; a message
         with another encoding is refused. Of a compressed image, what the camera had before.
-    :param height: rows.
-    :param width: columns.
+    :param height: rows, as the policy sees it.
+    :param width: columns, as the policy sees it.
     :param rate: nominal rate [Hz].
     :param unit: depth only: `m` for 32FC1, `mm` for 16UC1; converted images are always metres.
     :param range: depth only: `(nearest, farthest)` [m]. Nearer reads as 0 (nothing known), farther
         as `farthest`.
+    :param camera: rows and columns of the messages where they are more: they are shrunk then,
+        colour by averages, depth by picking, since an average of two distances is neither.
     """
 
     name: str
@@ -60,6 +62,7 @@ class ImageSpec:
     rate: float
     unit: str | None = None
     range: tuple[float, float] | None = None
+    camera: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         _check_topic(self)
@@ -71,6 +74,13 @@ class ImageSpec:
             value = getattr(self, side)
             good = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 8192
             expect(good, side, 'a whole number of pixels from 1 to 8192', value)
+        if self.camera is not None:
+            given = self.camera if isinstance(self.camera, tuple) else ()
+            good = len(given) == 2 and all(
+                isinstance(most, int) and not isinstance(most, bool) and least <= most <= 8192
+                for least, most in zip((self.height, self.width), given, strict=True))
+            expect(good, 'camera', f'rows and columns of the messages, {self.height} and '
+                   f'{self.width} or more, up to 8192', self.camera)
         check_positive(self, 'rate')
         if self.is_depth:
             expect(self.unit == DEPTH_UNITS[self.encoding], 'unit',
@@ -86,6 +96,11 @@ class ImageSpec:
     def is_depth(self) -> bool:
         """Whether the image holds distances."""
         return self.encoding in DEPTH_UNITS
+
+    @property
+    def message_size(self) -> tuple[int, int]:
+        """Rows and columns of the messages."""
+        return self.camera or (self.height, self.width)
 
 
 @dataclass(frozen=True)

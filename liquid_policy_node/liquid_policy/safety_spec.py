@@ -68,7 +68,9 @@ class ObstacleSpec:
     points: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _expect(self.shape in SHAPES, 'shape', f'one of {tuple(SHAPES)}', self.shape)
+        _expect(isinstance(self.shape, str) and self.shape in SHAPES, 'shape',
+                f'one of {tuple(SHAPES)}', self.shape)
+        _expect(isinstance(self.points, tuple), 'points', 'a list of names', self.points)
         _expect(self.frame in FRAMES, 'frame', f'one of {FRAMES}', self.frame)
         for key in ('normal', 'offset', 'center', 'radius', 'start', 'end', 'half'):
             needed = key in SHAPES[self.shape]

@@ -68,6 +68,15 @@ def test_jpeg_is_nearly_what_was_sent_whatever_its_padding():
         assert np.array_equal(image_from_message(COLOR, message(data + bytes(64), name)), result)
 
 
+def test_jpeg_of_a_larger_camera_is_shrunk():
+    data = message(packed('.jpg', picture()[..., ::-1]))
+    whole = image_from_message(COLOR, data)
+    result = image_from_message(
+        replace(COLOR, height=HEIGHT // 2, width=WIDTH // 4, camera=(HEIGHT, WIDTH)), data)
+    means = whole.reshape(HEIGHT // 2, 2, WIDTH // 4, 4, 3).mean((1, 3))
+    assert np.abs(result - means).max() <= 0.5 + 1e-6
+
+
 def test_transparency_is_left_out_and_grey_becomes_grey():
     rgba = picture(4)
     data = packed('.png', rgba[..., [2, 1, 0, 3]])

@@ -58,9 +58,10 @@ def _joint_state(new, names, positions, velocities=()):
 
 def _image(new, spec: ImageSpec, pixels: np.ndarray, **changes):
     message = new('sensor_msgs/msg/Image')
-    message.height, message.width, message.encoding = spec.height, spec.width, spec.encoding
+    message.height, message.width = spec.message_size
+    message.encoding = spec.encoding
     data = pixels.tobytes()
-    message.step = len(data) // spec.height
+    message.step = len(data) // message.height
     for key, value in changes.items():
         if key != 'data':
             setattr(message, key, value)
@@ -223,10 +224,29 @@ def test_unknown_depth_is_zero_and_far_is_the_range_end(new):
     assert np.isfinite(result).all()
 
 
+def test_color_of_a_larger_camera_is_averaged(new):
+    pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    spec = replace(COLOR, encoding='bgr8', height=96, width=128, camera=(480, 640))
+    result = image_from_message(spec, _image(new, spec, pixels))
+    means = pixels.reshape(96, 5, 128, 5, 3).mean((1, 3))[..., ::-1]
+    assert result.shape == (96, 128, 3) and result.dtype == np.uint8
+    assert np.abs(result - means).max() <= 0.5 + 1e-6
+    with pytest.raises(MessageError, match='expected 640x480 pixels, came 128x96.*camera'):
+        image_from_message(spec, _image(new, replace(spec, camera=None), pixels[:96, :128]))
+
+
+def test_depth_of_a_larger_camera_is_picked_and_never_averaged(new):
+    depth = np.random.default_rng(0).choice(np.float32([0.0, np.nan, 0.5, 2.5]), (480, 640))
+    spec = replace(DEPTH, camera=(480, 640))
+    result = image_from_message(spec, _image(new, spec, depth))
+    assert result.shape == (96, 96) and result.dtype == np.float32
+    assert set(np.unique(result)) == {0.0, 0.5, 2.5}
+
+
 IMAGE_FAULTS = {
     'encoding': (dict(encoding='bgr8'), "expected encoding rgb8, came 'bgr8'.*driver"),
     'empty encoding': (dict(encoding=''), "expected encoding rgb8, came ''"),
-    'width': (dict(width=640, height=480), 'expected 96x96 pixels, came 640x480.*resize'),
+    'width': (dict(width=640, height=480), 'expected 96x96 pixels, came 640x480.*shrunk'),
     'transposed': (dict(width=95), 'expected 96x96 pixels, came 95x96'),
     'step': (dict(step=100), 'expected rows of at least 288 bytes, came step 100'),
     'no step': (dict(step=0), 'expected rows of at least 288 bytes, came step 0'),

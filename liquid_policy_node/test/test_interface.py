@@ -142,6 +142,11 @@ WRONG = {
     'rate not a number': (_change('rate', to=float('nan')), 'rate'),
     'another format': (_change('format', to=7), 'format'),
     'height as a float': (_change('images', 'color', 'height', to=96.0), 'images.color.height'),
+    'camera smaller than the picture': (
+        _change('images', 'color', 'camera', to=[480, 80]), 'images.color.camera'),
+    'camera of one number': (
+        _change('images', 'color', 'camera', to=[480]), 'images.color.camera'),
+    'camera as a number': (_change('images', 'color', 'camera', to=480), 'images.color.camera'),
     'strange encoding': (_change('images', 'color', 'encoding', to='yuv'), 'encoding'),
     'depth without unit': (_remove('images', 'depth', 'unit'), 'images.depth.unit'),
     'depth without range': (_remove('images', 'depth', 'range'), 'images.depth.range'),
@@ -186,6 +191,10 @@ WRONG = {
     'no features': (_remove('features'), 'features'),
     'section as a list': (_change('observations', to=[1, 2]), 'observations'),
     'spec as text': (_change('observations', 'imu', to='imu/data'), 'observations.imu'),
+    'obstacle of a mapping': (_change('safety', 'obstacles', 'mast', 'shape', to={}),
+                              'safety.obstacles.mast.shape'),
+    'points that are none': (_change('safety', 'obstacles', 'mast', 'points', to=None),
+                             'safety.obstacles.mast.points'),
     'limits as text': (_change('limits', 'base_v', to=0.5), 'limits.base_v'),
 }
 

@@ -84,9 +84,13 @@ class SimNode(ManagedNode):
                 f"expected the interface of the cell's robot, with images color and depth; "
                 f'{settings.robot} lacks {", ".join(sorted(missing))}')
         for name in ('color', 'depth'):
-            if self._interface.images[name].type != IMAGE_TYPE:
+            image = self._interface.images[name]
+            if image.type != IMAGE_TYPE:
                 raise ValueError(f'images.{name}.type: expected {IMAGE_TYPE}, which the simulator '
-                                 f'sends, came {self._interface.images[name].type}')
+                                 f'sends, came {image.type}')
+            if image.camera is not None:
+                raise ValueError(f'images.{name}.camera: expected none, for the simulator draws '
+                                 f'what the policy sees, came {list(image.camera)}')
         self._simulated = settings.publish_clock or self.get_parameter('use_sim_time').value
         # When steps wait for their commands nothing else delays them; then the cell itself must.
         self._ahead = settings.real_time_factor > 0 and not settings.lock_step

@@ -170,19 +170,20 @@ def _stamped(message: Any, stamp: int) -> Any:
 
 
 def _image(types: Any, spec: ImageSpec, frame: np.ndarray, stamp: int) -> Any:
-    if frame.shape[:2] != (spec.height, spec.width):
+    height, width = spec.message_size
+    if frame.shape[:2] != (height, width):
         import cv2
         # Averages when shrinking; depth is picked, since an average of two distances is neither.
         way = cv2.INTER_NEAREST if spec.is_depth else cv2.INTER_AREA
-        frame = cv2.resize(frame, (spec.width, spec.height), interpolation=way)
+        frame = cv2.resize(frame, (width, height), interpolation=way)
     if spec.is_depth:
         frame = np.asarray(frame, '<f4')
     elif spec.encoding == 'bgr8':
         frame = frame[..., ::-1]
     data = np.frombuffer(np.ascontiguousarray(frame).tobytes(), np.uint8)
-    message = new_message(types, spec.type, height=spec.height, width=spec.width,
+    message = new_message(types, spec.type, height=height, width=width,
                           encoding=spec.encoding, is_bigendian=0,
-                          step=len(data) // spec.height, data=data)
+                          step=len(data) // height, data=data)
     return _stamped(message, stamp)
 
 
