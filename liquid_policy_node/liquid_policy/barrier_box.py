@@ -122,6 +122,11 @@ class Box:
             found = np.where(jerk < np.clip(wanted, slowest, fastest), JERK, found)
         return found[0], found[1]
 
+    def allows(self, command: np.ndarray) -> bool:
+        """Whether a command breaks no limit but those of acceleration and jerk, which delay it."""
+        wanted = self.stages[3]
+        return bool((_OUTWARDS * command <= wanted).all())
+
 
 CAUSES = ('velocity', 'range', 'position', 'acceleration', 'jerk')
 POSITION, ACCELERATION, JERK = 2, 3, 4   # places in CAUSES

@@ -20,7 +20,6 @@ from typing import cast
 import numpy as np
 
 from liquid_policy.barrier_box import (
-    ACCELERATION,
     CAUSES,
     JERK,
     Box,
@@ -108,12 +107,12 @@ class NearestSafe:
         self._moment, self._box = moment, box
         for guard in self._guards:
             guard.begin(moment)
+        spread = self._spread(proposal)
         if self._settings.other_modes and proposal.means is not None \
-                and self._breaks_limits(proposal.action):
+                and self._kept(proposal.action, spread) is None:
             other = self._other_mode(proposal)
             if other is not None:
                 return other
-        spread = self._spread(proposal)
         if spread is not None:
             box = self._tighter_box(spread)
         action = wanted = proposal.action
@@ -252,7 +251,13 @@ class NearestSafe:
         if self._settings.chance <= 0.5 or proposal.deviations is None or proposal.means is None:
             return None
         nearest = int(((proposal.means - proposal.action) ** 2).sum(axis=1).argmin())
-        spread = proposal.deviations[nearest]
+        return self._spread_of(proposal, nearest)
+
+    def _spread_of(self, proposal: Proposal, place: int) -> np.ndarray | None:
+        """Deviations of a component, None if they do not matter."""
+        if self._settings.chance <= 0.5 or proposal.deviations is None:
+            return None
+        spread = proposal.deviations[place]
         return spread if np.isfinite(spread).all() else None
 
     def _tighter_box(self, spread: np.ndarray) -> Box:
@@ -262,26 +267,37 @@ class NearestSafe:
             self._limits, self._settings, moment.feedback, moment.previous, moment.recent,
             moment.elapsed, moment.rate, self._settings.chance_quantile * spread)
 
-    def _breaks_limits(self, action: np.ndarray) -> bool:
-        """Whether an action breaks more than limits of acceleration, which only delay it."""
-        box = self._box
-        low_cause, high_cause = box.causes
-        beyond = ((action < box.low) & (low_cause < ACCELERATION)) \
-            | ((action > box.high) & (high_cause < ACCELERATION))
-        if beyond.any() or (action < self._limits.low).any() or (action > self._limits.high).any():
-            return True
-        return bool((self._excess(np.clip(action, box.low, box.high)) > TOLERANCE).any())
+    def _kept(self, action: np.ndarray, spread: np.ndarray | None) -> np.ndarray | None:
+        """
+        The action, delayed by limits of acceleration, if it breaks no other limit; else None.
+
+        :param action: `(A,)`.
+        :param spread: its standard deviations, whose margin is kept too.
+        """
+        box = self._box if spread is None else self._tighter_box(spread)
+        if not box.allows(action):
+            return None
+        command = np.clip(action, box.low, box.high)
+        if (self._excess(command) > TOLERANCE).any():
+            return None
+        if spread is not None and self._guards:
+            rows = self._rows(command, box, spread)
+            if (rows.excess(command)[len(command):] > TOLERANCE).any():
+                return None
+        return command
 
     def _other_mode(self, proposal: Proposal) -> Found | None:
-        """The likeliest component that breaks no limit."""
+        """The likeliest component that breaks no limit, by its own margin."""
         assert proposal.means is not None
         weights = proposal.weights
         order = range(len(proposal.means)) if weights is None else np.argsort(-weights)
         for place in order:
             mean = proposal.means[place]
-            if not np.isfinite(mean).all() or self._breaks_limits(mean):
+            if not np.isfinite(mean).all():
                 continue
-            command = np.clip(mean, self._box.low, self._box.high)
+            command = self._kept(mean, self._spread_of(proposal, int(place)))
+            if command is None:
+                continue
             change = float(np.abs(command - proposal.action).max())
             return Found(command, (f'took component {place}, which breaks no limit',),
                          (f'mode/{place}',), (change,))

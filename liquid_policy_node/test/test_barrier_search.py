@@ -119,6 +119,30 @@ def test_a_safe_mode_is_taken_when_the_chosen_one_is_unsafe(allowed, taken):
     assert free.filter(proposal, feedback(), 0.01).command == pytest.approx(up)
 
 
+@pytest.mark.parametrize(('chance', 'taken'), [(0.5, 1), (0.97724986805, 2)])
+def test_a_mode_is_taken_only_if_it_keeps_its_own_margin(chance, taken):
+    """Sums of 0.27 and 0.255, two deviations of which are 0.07 and 0.017; the limit is 0.28."""
+    means = np.full((3, JOINTS), [[0.2], [0.09], [0.085]])
+    deviations = np.full((3, JOINTS), [[0.01], [0.02], [0.005]])
+    safety = SafetyFilter(arm_limits(JOINTS), FilterSettings(chance=chance, other_modes=True),
+                          (SumLimit(0.28),))
+    result = safety.filter(
+        Proposal(means[0], np.array([0.6, 0.3, 0.1]), means, deviations), feedback(), 0.01)
+    assert result.active == (f'mode/{taken}',)
+    assert result.command == pytest.approx(means[taken])
+
+
+def test_a_mode_that_breaks_its_margin_only_makes_way_for_one_that_keeps_it():
+    """A speed of 1.9 with deviations of 0.1 is within the limit of 2, not with its margin."""
+    rules = FilterSettings(chance=0.97724986805, other_modes=True)
+    safety = SafetyFilter(arm_limits(JOINTS), rules)
+    means = np.stack([np.full(JOINTS, 1.9), np.full(JOINTS, 1.5)])
+    proposal = Proposal(means[0], np.array([0.7, 0.3]), means, np.full((2, JOINTS), 0.1))
+    for _ in range(40):
+        result = safety.filter(proposal, feedback(), 0.01)
+    assert result.command == pytest.approx(means[1]) and 'mode/1' in result.active
+
+
 def test_jerk_is_limited_and_gives_way_to_the_position_limit():
     """100 rad/s3 from rest: the speed's change grows by 0.01 rad/s per step of 10 ms."""
     limits = replace(arm_limits(JOINTS), jerk=np.full(JOINTS, 100.0))
