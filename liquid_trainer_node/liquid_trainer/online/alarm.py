@@ -32,7 +32,7 @@ class Alarm:
             else np.inf for column in usual.T])
         self._errors: deque[np.ndarray] = deque(maxlen=_WINDOWS)
         self._begins: deque[int] = deque(maxlen=_WINDOWS // 2)
-        self.raised = False
+        self.raised, self.times = False, 0.0
 
     def add(self, errors: np.ndarray, begin: int) -> bool:
         """
