@@ -73,7 +73,7 @@ def success_table() -> str:
             name = 'as shipped' if who == 'frozen' else f'{NAMES.get(who, who)}, in charge last'
             lines.append(f'| {name} | {task} | {100 * row["value"]:.0f} % | '
                          f'{100 * row["low"]:.0f} to {100 * row["high"]:.0f} % | {row["n"]} |')
-    return '\n'.join(lines) if len(lines) > 2 else ''
+    return '\n'.join(lines) if len(lines) > 2 else '| not measured yet |\n|---|'
 
 
 PAGES = {'online.md': {'gain': gain_table, 'success': success_table}}
