@@ -239,7 +239,9 @@ class SafetyNode(ManagedNode):
         """Issue a command, whatever has come."""
         if not self.guard('cycle', self._answer) and (
                 self._cycle.commanding or not self._filter.limits.torques):
-            # Nothing is known to go wrong here; if it does, the robot must still be braked.
+            # Nothing is known to go wrong here; if it does, the robot must still be braked, and
+            # once in a period: it may have failed before the cycle noted when it began.
+            self._began = self._tick_now()
             self._issue(self._filter.filter(
                 None, None, self.settings.period, ('the safety node failed, see its log',)))
         self._wait(self.settings.period)
@@ -247,7 +249,7 @@ class SafetyNode(ManagedNode):
     def _wait(self, duration: float) -> None:
         """Have the timer answer this long [s] after the last answer began, if nothing has come."""
         if self._timer is not None:
-            spent = self._tick_now() - self._began
+            spent = max(self._tick_now() - self._began, 0)      # simulated time may go back
             self._timer.timer_period_ns = max(int(1e9 * duration) - spent, SHORTEST_WAIT)
             self._timer.reset()
 

@@ -14,6 +14,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
+from liquid_policy.barrier import State
 from liquid_policy_msgs.msg import SafetyStatus
 from liquid_policy_node.safety_node import SafetyNode
 
@@ -316,5 +317,32 @@ def test_the_next_cycle_is_due_from_where_the_last_began(running):
         time.sleep(0.012)
         node._wait(0.01)
         assert node._timer.timer_period_ns == 100_000
+        # Simulated time that went back does not put the next cycle off.
+        node._began = node._tick_now() + 10 ** 12
+        node._wait(0.01)
+        assert node._timer.timer_period_ns == 10_000_000
+    finally:
+        node.destroy_node()
+
+
+def test_a_cycle_that_fails_at_once_brakes_once_in_a_period(running):
+    """However long ago the last one began, the commands do not come as fast as they can."""
+    node = SafetyNode(namespace='alone', parameter_overrides=[
+        Parameter('autostart', value=False)])
+    try:
+        node.trigger_configure()
+        node.trigger_activate()
+        issued = []
+        node._issue = issued.append
+
+        def fail(now):
+            raise RuntimeError('the clock')
+
+        node._check_clock = fail
+        node._began = 0
+        for number in range(1, 4):
+            node.on_timer()
+            assert len(issued) == number and issued[-1].state == State.BRAKING
+            assert node._began > 0      # that is what the next cycle is due from
     finally:
         node.destroy_node()
