@@ -56,7 +56,7 @@ def gain_table() -> str:
                 f'| {_name(who, old)} | {old["n"]} | ' + ' | '.join(cuts)
                 + f' | {1e3 * old["value"]:.1f} mm, shipped {1e3 * old["frozen"]:.1f} mm | '
                 f'{figures["promotions"]["value"]:.1f}, {figures["roll_backs"]["value"]:.1f} |')
-    return '\n'.join(lines)
+    return '\n'.join(dict.fromkeys(lines))      # presets have the learner itself in common
 
 
 def success_table() -> str:

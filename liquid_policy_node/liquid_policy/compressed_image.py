@@ -51,8 +51,8 @@ def unpack_picture(message: Any, height: int, width: int) -> np.ndarray:
     size = _whole_size(data, message.format)
     if size != (height, width):
         raise PictureError(f'expected {width}x{height} pixels, came {size[1]}x{size[0]}; set the '
-                           'camera to that size or resize upstream (image_proc), or change the '
-                           'interface file and retrain')
+                           'camera to that size, or correct its `camera` (what is larger is '
+                           'shrunk) in the interface file and retrain')
     import cv2
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
